@@ -1,0 +1,68 @@
+package hypervisor
+
+import "time"
+
+// HostFacts is what seldom changes about a host: reported when it changes, and once a minute.
+type HostFacts struct {
+	Name string `json:"name"`
+	// LibvirtUUID identifies the libvirt host; libvirt refuses to migrate to an equal one.
+	LibvirtUUID string `json:"libvirt_uuid"`
+	// AgentVersion is the version of the drover-agent that reports; ProtocolMin and ProtocolMax
+	// bound the record schemas that it can work with.
+	AgentVersion string `json:"agent_version"`
+	ProtocolMin  int    `json:"protocol_min"`
+	ProtocolMax  int    `json:"protocol_max"`
+	// LibvirtVersion and QEMUVersion are libvirt's numbers: major*1,000,000 + minor*1,000 + release.
+	LibvirtVersion uint32 `json:"libvirt_version"`
+	QEMUVersion    uint32 `json:"qemu_version"`
+	Arch           string `json:"arch"`
+	CPUModel       string `json:"cpu_model"`
+	// CPUFeatures are the features of libvirt's host model, sorted.
+	CPUFeatures []string `json:"cpu_features,omitempty"`
+	// MachineTypes are those that this QEMU can run, canonical names and aliases, sorted.
+	MachineTypes []string `json:"machine_types,omitempty"`
+	// VirtTypes are the accelerators that can start a domain here: "kvm", "qemu".
+	VirtTypes []string `json:"virt_types,omitempty"`
+	// Capabilities names what both ends of a migration must share, such as "tls", "multifd-zstd",
+	// "postcopy", "xbzrle".
+	Capabilities []string `json:"capabilities,omitempty"`
+	Capacity     Capacity `json:"capacity"`
+	// PeerURI is how another host's libvirtd reaches this one, for example qemu+tls://kvm1/system.
+	PeerURI string `json:"peer_uri"`
+	// MigrationAddress is where this host listens for migration streams.
+	MigrationAddress string        `json:"migration_address,omitempty"`
+	Domains          []DomainFacts `json:"domains,omitempty"`
+}
+
+// Capacity is what a host has to give.
+type Capacity struct {
+	Cores    Cores `json:"cores"`
+	Memory   Bytes `json:"memory"`
+	Reserved Bytes `json:"reserved"` // the host's own share of Memory, never given to domains
+	// Bandwidth is the migration network's, in each direction; 0 when not known.
+	Bandwidth BytesPerSecond `json:"bandwidth"`
+}
+
+// HostLoad is what changes all the time: one sample, reported every few seconds.
+type HostLoad struct {
+	At time.Time `json:"at"` // the host's own clock
+	// ClockOffset is this host's clock minus the store's view of time, as the agent estimates it;
+	// a two-clock figure such as a pause is only as good as this.
+	ClockOffset time.Duration  `json:"clock_offset,omitempty"`
+	CPU         Cores          `json:"cpu"` // in use, over the last period
+	Memory      Bytes          `json:"memory"`
+	Rx          BytesPerSecond `json:"rx"` // of the migration network's interface
+	Tx          BytesPerSecond `json:"tx"`
+	Pressure    Pressure       `json:"pressure"`
+	Domains     []DomainLoad   `json:"domains,omitempty"`
+	// Problem says why the sample is not whole (libvirt away, a stuck domain); empty when it is.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Pressure is Linux's pressure stall information: the share of the last 10 s (0 to 100 %) in which
+// some task waited for the resource. Zero where the kernel has no PSI.
+type Pressure struct {
+	CPU    float64 `json:"cpu"`
+	Memory float64 `json:"memory"`
+	IO     float64 `json:"io"`
+}
