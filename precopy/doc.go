@@ -1,0 +1,15 @@
+// Package precopy carries out one live migration at a time, honestly.
+//
+// A [Migration] is the durable record of carrying out one move. It goes through the phases of
+// phase.go, each change of which has exactly one kind of writer. The [Worker] runs on the source
+// host: it claims orders, drives the hypervisor, tunes through precopy/tune, and writes outcomes;
+// resolve.go is the pure table by which an unknown outcome is resolved from what both hosts say.
+//
+// The rooms: migration.go (the record), phase.go (the state machine), resolve.go (evidence to
+// verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), spool.go
+// (outcomes kept on local disk until the store has them); precopy/model is the arithmetic of
+// rounds, precopy/tune the convergence controller.
+//
+// Nothing here knows etcd or libvirt: the interfaces it needs are declared here ([Migrator],
+// [Queue]) and implemented by store and by hypervisor/kvm or hypervisor/sim.
+package precopy

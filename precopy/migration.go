@@ -1,0 +1,166 @@
+package precopy
+
+import (
+	"time"
+
+	"drover/hypervisor"
+)
+
+// Schema is the version of the record that this program writes. Unknown fields of newer ones survive
+// a read and write-back.
+const Schema = 1
+
+// Migration is the durable record of carrying out one move: what was asked, by whom, what was
+// ordered, and what really happened. The names of the fields are a contract with outside tools.
+type Migration struct {
+	Schema int    `json:"schema"`
+	ID     string `json:"id"` // UUID version 7: sorts by age
+	// Domain is the name at the time of the request, UUID the identity.
+	Domain string              `json:"domain"`
+	UUID   hypervisor.DomainID `json:"uuid"`
+	Source string              `json:"source"`
+	Target string              `json:"target"` // empty until one was chosen
+	Phase  Phase               `json:"phase"`
+	// Reason says in one line why the migration exists, or why it stands where it stands.
+	Reason string `json:"reason,omitempty"`
+	// ReasonCode is the stable word behind Reason for a refusal, failure or abort.
+	ReasonCode  string     `json:"reason_code,omitempty"`
+	RequestedBy string     `json:"requested_by"`
+	Created     time.Time  `json:"created"`
+	Started     *time.Time `json:"started,omitempty"`  // the libvirt call
+	Finished    *time.Time `json:"finished,omitempty"` // a final phase
+	Policy      Policy     `json:"policy"`
+	Forecast    *Forecast  `json:"forecast,omitempty"`
+	Outcome     *Outcome   `json:"outcome,omitempty"`
+	Error       string     `json:"error,omitempty"`
+
+	// Cancel is a request to stop; the phase says what became of it.
+	Cancel *Cancel `json:"cancel,omitempty"`
+	// Order is what the leader told the source's agent; nil until queued.
+	Order    *Order    `json:"order,omitempty"`
+	Attempts []Attempt `json:"attempts,omitempty"`
+	// Autostart is the domain's flag before the move: cleared on the source before the libvirt call,
+	// restored there on failure, set on the target after success (AutostartSet then).
+	Autostart    bool `json:"autostart,omitempty"`
+	AutostartSet bool `json:"autostart_set,omitempty"`
+	// CopyStorage asks for the domain's non-shared disks to be copied too.
+	CopyStorage bool `json:"copy_storage,omitempty"`
+	// Run is the run (drain, rebalance) that this belongs to, if any.
+	Run string `json:"run,omitempty"`
+	// Notes are remarks on an outcome that is not what was asked, such as "cancelled too late".
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Policy is the intent that this migration was started under.
+type Policy struct {
+	Class string `json:"class,omitempty"`
+	// MaxPauseMS is the promised pause; MaxPauseCeilingMS how far the controller may go when there
+	// is no other way. Milliseconds.
+	MaxPauseMS        int64 `json:"max_pause_ms"`
+	MaxPauseCeilingMS int64 `json:"max_pause_ceiling_ms"`
+	// MaxSlowdown is the share of guest work that may be lost over the migration's time, 0 to 1.
+	MaxSlowdown float64 `json:"max_slowdown"`
+	// BudgetSeconds is how long the migration may take; 0 lets it be computed from the bandwidth.
+	BudgetSeconds float64 `json:"budget_seconds,omitempty"`
+	PostCopy      bool    `json:"post_copy,omitempty"`
+	Encrypt       bool    `json:"encrypt"`
+	Priority      int     `json:"priority,omitempty"`
+}
+
+// DefaultPolicy is the intent when nobody stated one.
+func DefaultPolicy() Policy {
+	return Policy{MaxPauseMS: 150, MaxPauseCeilingMS: 900, MaxSlowdown: 0.3, Encrypt: true}
+}
+
+// MaxPause returns the promised pause.
+func (p Policy) MaxPause() time.Duration { return time.Duration(p.MaxPauseMS) * time.Millisecond }
+
+// MaxPauseCeiling returns the pause that is never to be exceeded; at least MaxPause.
+func (p Policy) MaxPauseCeiling() time.Duration {
+	return time.Duration(max(p.MaxPauseCeilingMS, p.MaxPauseMS)) * time.Millisecond
+}
+
+// Forecast is what was expected before the start.
+type Forecast struct {
+	Seconds  float64          `json:"seconds"`
+	Bytes    hypervisor.Bytes `json:"bytes"`
+	PauseMS  int64            `json:"pause_ms"`
+	Strategy string           `json:"strategy,omitempty"`
+}
+
+// Outcome is what really happened, as libvirt's statistics of the completed job say.
+type Outcome struct {
+	Seconds float64          `json:"seconds"` // of the libvirt job, set-up and switchover included
+	Bytes   hypervisor.Bytes `json:"bytes"`
+	PauseMS int64            `json:"pause_ms"`
+	// PauseKnown is false when the completed statistics were lost and PauseMS means nothing.
+	PauseKnown         bool   `json:"pause_known"`
+	Rounds             int    `json:"rounds"`
+	ThrottleMaxPercent int    `json:"throttle_max_percent"`
+	Strategy           string `json:"strategy"`
+}
+
+// Order is the leader's order to the source's agent.
+type Order struct {
+	PeerURI    string `json:"peer_uri"`
+	MigrateURI string `json:"migrate_uri,omitempty"`
+	// TLSName is the name to expect in the target's certificate.
+	TLSName   string                    `json:"tls_name,omitempty"`
+	Bandwidth hypervisor.BytesPerSecond `json:"bandwidth"`
+	// NotAfter is when the order lapses unless claimed, by the leader's clock. Old orders are never
+	// carried out.
+	NotAfter time.Time `json:"not_after"`
+	// Leader and Fence say who ordered: the election key's holder and create revision.
+	Leader string `json:"leader"`
+	Fence  int64  `json:"fence"`
+	// CopyDisks are the disks to copy, created on the target beforehand.
+	CopyDisks []string `json:"copy_disks,omitempty"`
+}
+
+// Cancel is a request to stop a migration.
+type Cancel struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Attempt is one libvirt migration within the record: a restart with another strategy is another.
+type Attempt struct {
+	Number     int        `json:"number"`
+	Strategy   string     `json:"strategy"`
+	Started    time.Time  `json:"started"`
+	Ended      *time.Time `json:"ended,omitempty"`
+	DowntimeMS int64      `json:"downtime_ms"` // the first downtime limit
+	// Agent is the instance that made the libvirt call.
+	Agent string `json:"agent"`
+	// Adopted is true once another instance of the agent took the running attempt over.
+	Adopted bool   `json:"adopted,omitempty"`
+	Result  string `json:"result,omitempty"`
+}
+
+// Progress is the volatile part, written at most every 2 s under the agent's lease.
+type Progress struct {
+	ID        string                    `json:"id"`
+	At        time.Time                 `json:"at"`
+	Elapsed   time.Duration             `json:"elapsed"`
+	Total     hypervisor.Bytes          `json:"total"`
+	Processed hypervisor.Bytes          `json:"processed"`
+	Remaining hypervisor.Bytes          `json:"remaining"`
+	Rate      hypervisor.BytesPerSecond `json:"rate"`
+	DirtyRate hypervisor.BytesPerSecond `json:"dirty_rate"`
+	Round     int                       `json:"round"`
+	Downtime  time.Duration             `json:"downtime"` // the limit in force
+	Throttle  int                       `json:"throttle"` // percent
+	// ETA is the time still needed; negative when it does not converge at present.
+	ETA time.Duration `json:"eta"`
+	// Why says in words what decides the pace, and what the controller last did.
+	Why string `json:"why,omitempty"`
+}
+
+// Stored is a record as the store holds it: the revision to compare with, and the raw text, so that
+// fields that this program does not know survive a write-back.
+type Stored struct {
+	Migration
+	Revision int64  `json:"-"`
+	Raw      []byte `json:"-"`
+}
