@@ -92,9 +92,10 @@ var transitions = map[Phase]map[Actor][]Phase{
 }
 
 // CheckTransition returns an error unless actor may take a migration from one phase to the other.
-// Staying in a phase is allowed to whoever may leave it.
+// Staying in a phase is always allowed: a final record still learns its statistics, or that the
+// target has taken over the autostart flag, but never another phase.
 func CheckTransition(from, to Phase, actor Actor) error {
-	if from == to && !from.Final() {
+	if from == to {
 		return nil
 	}
 	if slices.Contains(transitions[from][actor], to) {

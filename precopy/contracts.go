@@ -1,0 +1,64 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// Errors of a [Queue] that the worker branches on. Any other error of a write means that the store
+// is away or did not answer: the worker tries again.
+var (
+	// ErrConflict: the record changed since it was read, or is gone; nothing was written.
+	ErrConflict = errors.New("record changed in the meantime")
+	// ErrFenced: the writer's lease or leadership is lost; nothing was written.
+	ErrFenced = errors.New("no longer entitled to write: lease or leadership is lost")
+)
+
+// Migrator is the hypervisor of this host. Errors are *hypervisor.Error. All methods may be called
+// from several goroutines.
+type Migrator interface {
+	// Migrate blocks until the migration is over. When ctx ends first it returns an error of class
+	// unknown-outcome, and the migration goes on.
+	Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error
+	// Abort asks for the job's end. Success proves nothing: the migration may still complete.
+	Abort(ctx context.Context, id hypervisor.DomainID) error
+	JobStats(ctx context.Context, id hypervisor.DomainID) (hypervisor.JobStats, error)
+	// CompletedStats are those of the last job, which libvirt keeps only for a success, and only
+	// until its daemon restarts; false when there are none.
+	CompletedStats(ctx context.Context, id hypervisor.DomainID) (hypervisor.JobStats, bool, error)
+	Sight(ctx context.Context, id hypervisor.DomainID) (hypervisor.Sighting, error)
+	Inspect(ctx context.Context, id hypervisor.DomainID) (hypervisor.Inspection, error)
+	SetDowntime(ctx context.Context, id hypervisor.DomainID, limit time.Duration) error
+	SetBandwidth(ctx context.Context, id hypervisor.DomainID, limit hypervisor.BytesPerSecond) error
+	SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool) error
+	// Resume starts the vCPUs of a paused domain.
+	Resume(ctx context.Context, id hypervisor.DomainID) error
+	// Undefine removes the definition of an inactive domain, keeping its NVRAM and TPM state.
+	Undefine(ctx context.Context, id hypervisor.DomainID) error
+}
+
+// Update is what a Queue delivers: records that concern this host, as source or target.
+type Update struct {
+	// Reset says that Records are all there are; records not among them are gone.
+	Reset   bool
+	Records []Stored
+}
+
+// Queue is the store as this host's agent sees it.
+type Queue interface {
+	// Watch delivers the present records and every change until ctx ends.
+	Watch(ctx context.Context) <-chan Update
+	Get(ctx context.Context, id string) (Stored, error)
+	// Begin writes the record if it is unchanged and this agent's lease is alive at that moment:
+	// for steps towards a libvirt call. ErrConflict, ErrFenced.
+	Begin(ctx context.Context, old Stored, m Migration) (Stored, error)
+	// Update writes the record if it is unchanged, lease or no lease: for telling what happened.
+	Update(ctx context.Context, old Stored, m Migration) (Stored, error)
+	// Progress overwrites the volatile part; losing one is no harm.
+	Progress(ctx context.Context, p Progress) error
+	// Ask puts a question to a host's agent and waits for the answer.
+	Ask(ctx context.Context, host string, q Question) (Answer, error)
+}

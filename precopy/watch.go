@@ -1,0 +1,249 @@
+package precopy
+
+import (
+	"context"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/tune"
+)
+
+// watch follows a migration that this agent started, until libvirt's call returns, and returns what
+// the call did; the context's error when the agent is stopping.
+func (d *drive) watch(ctx context.Context, result <-chan error) error {
+	began := time.Now()
+	tick := time.NewTimer(pollFast)
+	defer tick.Stop()
+	var aborting bool
+	for {
+		select {
+		case err := <-result:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-d.events:
+			d.event(e)
+			continue
+		case <-d.news:
+		case <-tick.C:
+		}
+		if m := d.rec.current(); (m.Cancel != nil || aborting) && !m.Phase.Final() {
+			// Through the window between claim and job an abort finds no job: try until the call
+			// returns. What it returns, not what the abort said, is the outcome.
+			d.abort(ctx)
+			tick.Reset(abortEvery)
+			continue
+		}
+		if d.poll(ctx) == tune.Abort {
+			aborting = true
+			d.abort(ctx)
+		}
+		tick.Reset(pollEvery(began))
+	}
+}
+
+func pollEvery(began time.Time) time.Duration {
+	if time.Since(began) < 5*time.Second {
+		return pollFast
+	}
+	return pollSlow
+}
+
+// poll reads the job once, tells the record and the progress, and does what the tuner says.
+func (d *drive) poll(ctx context.Context) tune.Action {
+	pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stats, err := d.w.Migrator.JobStats(pctx, d.domain)
+	if err != nil || stats.Kind != hypervisor.JobOutgoing {
+		return tune.Wait // not begun yet, over already, or libvirt is away: the call tells
+	}
+	d.last = stats
+	d.enter(Copying, "memory is being copied")
+	dec := d.tuner.Step(stats, time.Now())
+	d.report(stats, dec)
+	switch dec.Action {
+	case tune.SetDowntime:
+		if err := d.w.Migrator.SetDowntime(pctx, d.domain, dec.Limit); err != nil {
+			d.log.Warn("downtime limit not set", "limit", dec.Limit, "err", err)
+		} else {
+			d.log.Info("downtime limit set", "limit", dec.Limit, "reason", dec.Reason)
+		}
+	case tune.Abort:
+		d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
+		d.rec.change(func(m *Migration) {
+			if !m.Phase.Final() {
+				m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
+			}
+		})
+	case tune.Wait:
+	}
+	return dec.Action
+}
+
+// enter notes a phase of the running migration, once.
+func (d *drive) enter(p Phase, why string) {
+	if d.rec.current().Phase == p {
+		return
+	}
+	d.rec.change(func(m *Migration) {
+		if CheckTransition(m.Phase, p, ActorSource) == nil && !m.Phase.Final() {
+			m.Phase, m.Reason = p, why
+		}
+	})
+}
+
+// event takes what libvirt told: the switchover shows as a suspension whose cause is the migration.
+func (d *drive) event(e hypervisor.Event) {
+	if !e.Migration {
+		return
+	}
+	switch e.Kind {
+	case hypervisor.EventSuspended:
+		d.switched = true
+		d.enter(Switching, "the guest is paused, control passes to the target")
+	case hypervisor.EventResumed:
+		d.enter(Copying, "the switchover was taken back")
+	}
+}
+
+func (d *drive) abort(ctx context.Context) {
+	actx, cancel := context.WithTimeout(ctx, 35*time.Second)
+	defer cancel()
+	if err := d.w.Migrator.Abort(actx, d.domain); err != nil && !hypervisor.IsClass(err, hypervisor.ClassInvalid) {
+		d.log.Warn("abort failed, trying again", "err", err)
+	}
+}
+
+// report publishes progress at most every second, and never lets it run backwards.
+func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
+	now := time.Now()
+	if now.Sub(d.bar.At) < progressEvery {
+		return
+	}
+	remaining := s.MemRemaining + s.DiskRemaining
+	p := Progress{
+		ID: d.rec.current().ID, At: now, Elapsed: s.Elapsed,
+		Total: s.MemTotal + s.DiskTotal, Processed: s.Processed(), Remaining: remaining,
+		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round,
+		Downtime: d.tuner.Limit(), Throttle: s.Throttle, Why: dec.Text,
+		ETA: s.Bandwidth.Time(remaining),
+	}
+	if s.Round > 1 && s.DirtyRate >= s.Bandwidth {
+		p.ETA = -1
+	}
+	if d.bar.Processed > p.Processed {
+		p.Processed = d.bar.Processed
+	}
+	d.bar = p
+	select {
+	case <-d.progress: // an older one that the store did not take yet
+	default:
+	}
+	d.progress <- p
+}
+
+func (d *drive) sendProgress(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-d.progress:
+			pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+			if err := d.w.Queue.Progress(pctx, p); err != nil && ctx.Err() == nil {
+				d.log.Debug("progress not written", "err", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// adopt takes over a migration that an earlier run of the agent, or one whose store was away, left
+// unfinished.
+func (d *drive) adopt(ctx context.Context) {
+	m := d.rec.current()
+	d.log.Info("adopting", "phase", m.Phase)
+	if m.Phase == Claimed {
+		d.abandonClaim(ctx)
+		return
+	}
+	d.tuner = d.w.tuner(d.adoptedStart(ctx, m))
+	d.rec.change(func(m *Migration) {
+		if n := len(m.Attempts); n > 0 && !m.Phase.Final() {
+			m.Attempts = append([]Attempt(nil), m.Attempts...)
+			m.Attempts[n-1].Adopted = true
+		}
+	})
+	deadline := time.Now().Add(beginGrace)
+	for ctx.Err() == nil {
+		running, err := d.follow(ctx)
+		if err != nil {
+			return
+		}
+		if running {
+			deadline = time.Now()
+		}
+		if wait := time.Until(deadline); wait > 0 && m.Phase == Preparing {
+			sleep(ctx, wait)
+			continue
+		}
+		if d.resolve(ctx, nil) {
+			return
+		}
+		sleep(ctx, evidenceEvery)
+	}
+}
+
+// abandonClaim ends a migration that was claimed and never handed to libvirt.
+func (d *drive) abandonClaim(ctx context.Context) {
+	m := d.rec.current()
+	if m.Cancel != nil {
+		d.finish(ctx, Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began", nil)
+		return
+	}
+	d.discardDisks(ctx)
+	d.finish(ctx, Failed, "agent-restarted", "the source's agent was restarted before the copy began; order it again", nil)
+}
+
+func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
+	var memory hypervisor.Bytes
+	if s, err := d.w.Migrator.JobStats(ctx, d.domain); err == nil {
+		memory = s.MemTotal
+	}
+	start := startOf(m.Migration, memory)
+	if n := len(m.Attempts); n > 0 {
+		start.Limit = time.Duration(m.Attempts[n-1].DowntimeMS) * time.Millisecond
+	}
+	return start
+}
+
+// follow watches an adopted job by polling until libvirt shows none; true when it saw one.
+func (d *drive) follow(ctx context.Context) (bool, error) {
+	seen, began := false, time.Now()
+	for {
+		pctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		stats, err := d.w.Migrator.JobStats(pctx, d.domain)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return seen, ctx.Err()
+		case err == nil && stats.Kind == hypervisor.JobNone,
+			hypervisor.IsClass(err, hypervisor.ClassNoDomain):
+			return seen, nil
+		case err == nil && stats.Kind == hypervisor.JobOutgoing:
+			seen = true
+			if d.rec.current().Cancel != nil || d.poll(ctx) == tune.Abort {
+				d.abort(ctx)
+			}
+		case err != nil:
+			d.log.Debug("job of an adopted migration can't be read", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return seen, ctx.Err()
+		case <-d.news:
+		case e := <-d.events:
+			d.event(e)
+		case <-time.After(pollEvery(began)):
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/tune"
+)
+
+// MaxOutgoing is how many migrations may leave one host at once, whatever was ordered: each holds
+// one of libvirtd's 20 workers, and an abort needs one too.
+const MaxOutgoing = 8
+
+// Config is what a Worker is made of. Everything but Observe and Events is needed.
+type Config struct {
+	Host     string // this host's name
+	Instance string // this run of the agent
+	Migrator Migrator
+	Queue    Queue
+	Spool    *Spool
+	Log      *slog.Logger
+	// Events hasten what polling would find; nil is allowed.
+	Events <-chan hypervisor.Event
+	// Observe is told of each migration that ended here, for metrics and a fresh report.
+	Observe func(Migration)
+}
+
+// Worker claims the orders whose source is its host, drives each in a goroutine of its own, and
+// adopts those it finds under way. Run may be called once.
+type Worker struct {
+	Config
+	tuner func(tune.Start) *tune.Controller
+
+	mu      sync.Mutex
+	drives  map[string]*drive
+	waiting map[string]Stored // orders beyond MaxOutgoing
+	wg      sync.WaitGroup
+}
+
+// NewWorker returns a worker that does nothing until Run.
+func NewWorker(c Config) *Worker {
+	if c.Observe == nil {
+		c.Observe = func(Migration) {}
+	}
+	return &Worker{Config: c, tuner: tune.New, drives: map[string]*drive{}, waiting: map[string]Stored{}}
+}
+
+// Run works until ctx ends. It then leaves running migrations to libvirt, which completes them, and
+// waits only for its own goroutines: the next start adopts what still runs.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := w.flushSpool(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.wg.Wait()
+	defer cancel()
+	updates := w.Queue.Watch(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case u, ok := <-updates:
+			if !ok {
+				return nil
+			}
+			for _, rec := range u.Records {
+				w.take(ctx, rec)
+			}
+		case e := <-w.Events:
+			w.dispatch(e)
+		}
+	}
+}
+
+// Active returns how many migrations are being driven.
+func (w *Worker) Active() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.drives)
+}
+
+// take looks at one record as the store has it now.
+func (w *Worker) take(ctx context.Context, rec Stored) {
+	switch {
+	case rec.Source == w.Host:
+		w.takeOutgoing(ctx, rec)
+	case rec.Target == w.Host && rec.Phase == Done && rec.Autostart && !rec.AutostartSet:
+		w.wg.Go(func() { w.setAutostart(ctx, rec) })
+	}
+}
+
+func (w *Worker) takeOutgoing(ctx context.Context, rec Stored) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d := w.drives[rec.ID]; d != nil {
+		d.told(rec)
+		return
+	}
+	delete(w.waiting, rec.ID)
+	if rec.Phase.Final() || rec.Phase == Requested {
+		return
+	}
+	if len(w.drives) >= MaxOutgoing && rec.Phase == Queued {
+		w.Log.Warn("order waits: too many outgoing migrations", "migration", rec.ID, "limit", MaxOutgoing)
+		w.waiting[rec.ID] = rec
+		return
+	}
+	w.start(ctx, rec)
+}
+
+// start drives a migration on a goroutine of its own; w.mu is held.
+func (w *Worker) start(ctx context.Context, rec Stored) {
+	d := newDrive(w, rec)
+	w.drives[rec.ID] = d
+	w.wg.Go(func() {
+		d.run(ctx)
+		w.mu.Lock()
+		delete(w.drives, rec.ID)
+		for id, next := range w.waiting {
+			if ctx.Err() == nil {
+				delete(w.waiting, id)
+				w.start(ctx, next)
+			}
+			break
+		}
+		w.mu.Unlock()
+		if m := d.rec.current(); m.Phase.Final() {
+			w.Observe(m.Migration)
+		}
+	})
+}
+
+// dispatch hands an event to the drives that it concerns, without waiting for any of them.
+func (w *Worker) dispatch(e hypervisor.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.drives {
+		if e.Domain == "" || e.Domain == d.domain {
+			select {
+			case d.events <- e:
+			default: // polling will find it
+			}
+		}
+	}
+}
+
+// setAutostart restores on this target the autostart flag that the source had.
+func (w *Worker) setAutostart(ctx context.Context, rec Stored) {
+	err := retry(ctx, func() error {
+		if err := w.Migrator.SetAutostart(ctx, rec.UUID, true); err != nil {
+			if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+				return nil // it has moved on or was undefined: nothing to mark here
+			}
+			return err
+		}
+		m := rec.Migration
+		m.AutostartSet = true
+		_, err := w.Queue.Update(ctx, rec, m)
+		if errors.Is(err, ErrConflict) {
+			return nil // the changed record comes by the watch
+		}
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		w.Log.Error("autostart not set on the target", "domain", rec.UUID, "migration", rec.ID, "err", err)
+	}
+}
+
+// flushSpool tells the store the outcomes that an earlier run of the agent could not.
+func (w *Worker) flushSpool(ctx context.Context) error {
+	entries, err := w.Spool.List()
+	if err != nil {
+		w.Log.Error("spool: a file is unreadable and was left alone", "err", err)
+	}
+	for _, e := range entries {
+		err := retry(ctx, func() error {
+			err := w.flushOne(ctx, e)
+			if err != nil && ctx.Err() == nil {
+				w.Log.Warn("spool: the store has not taken an outcome yet", "migration", e.ID, "phase", e.Phase, "err", err)
+			}
+			return err
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("spool: %s: %w", e.ID, err)
+		}
+	}
+	return nil
+}
+
+func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
+	rec, err := w.Queue.Get(ctx, e.ID)
+	if errors.Is(err, ErrConflict) {
+		w.Log.Warn("spool: the store no longer has the migration, its outcome is dropped", "migration", e.ID, "phase", e.Phase)
+		return w.Spool.Remove(e.ID)
+	}
+	if err != nil {
+		return err
+	}
+	m := rec.Migration
+	e.apply(&m)
+	if _, err := w.Queue.Update(ctx, rec, m); err != nil {
+		return err
+	}
+	return w.Spool.Remove(e.ID)
+}
+
+// apply puts the spooled outcome into a record. A record that was resolved in the meantime keeps its
+// phase, and gains the statistics when they speak of the same end.
+func (e Spooled) apply(m *Migration) {
+	if m.Phase.Final() {
+		if m.Phase == e.Phase && m.Outcome == nil {
+			m.Outcome = e.Outcome
+		}
+		return
+	}
+	m.Phase, m.Reason, m.ReasonCode, m.Error, m.Outcome = e.Phase, e.Reason, e.ReasonCode, e.Error, e.Outcome
+	m.Notes = append(m.Notes[:len(m.Notes):len(m.Notes)], e.Notes...)
+	if t, err := time.Parse(time.RFC3339Nano, e.Finished); err == nil {
+		m.Finished = &t
+	}
+}
+
+// retry calls f until it succeeds or ctx ends, with a growing pause of 50 ms to 2 s. ErrFenced is
+// tried again too: the agent's session renews itself.
+func retry(ctx context.Context, f func() error) error {
+	pause := 50 * time.Millisecond
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 2*time.Second)
+	}
+}
