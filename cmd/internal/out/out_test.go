@@ -1,0 +1,181 @@
+package out
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func TestPrint(t *testing.T) {
+	value := []struct {
+		Name string `json:"name"`
+		N    int    `json:"n"`
+	}{{"kvm1", 1}, {"kvm\x1b[2J", 2}}
+	table := func() Table {
+		t := Table{Head: []string{"HOST", "NOTE", "N"}}
+		for _, v := range value {
+			t.Add(v.Name, "", strconv.Itoa(v.N))
+		}
+		return t
+	}
+	tests := []struct {
+		format Format
+		want   string
+	}{
+		{AsTable, "HOST     NOTE  N\nkvm1     -     1\nkvm?[2J  -     2\n"},
+		{AsJSON, "[\n  {\n    \"name\": \"kvm1\",\n    \"n\": 1\n  },\n  {\n    \"name\": \"kvm\\u001b[2J\",\n    \"n\": 2\n  }\n]\n"},
+		{AsYAML, "- \"n\": 1\n  name: kvm1\n- \"n\": 2\n  name: \"kvm\\e[2J\"\n"},
+	}
+	for _, tt := range tests {
+		t.Run(string(tt.format), func(t *testing.T) {
+			var b bytes.Buffer
+			if err := tt.format.Print(&b, value, table); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, b.String()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTableNone(t *testing.T) {
+	var b bytes.Buffer
+	if err := (Table{Head: []string{"HOST"}, None: "no hosts"}).Write(&b); err != nil || b.String() != "no hosts\n" {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+}
+
+func TestParseFormat(t *testing.T) {
+	if _, err := ParseFormat("xml"); err == nil {
+		t.Error("xml was taken")
+	}
+	if f, err := ParseFormat("yaml"); err != nil || f != AsYAML {
+		t.Errorf("yaml: %v, %v", f, err)
+	}
+}
+
+func TestSpan(t *testing.T) {
+	tests := map[time.Duration]string{
+		0: "0 ms", 850 * time.Millisecond: "850 ms", 9990 * time.Millisecond: "9.9 s", 12 * time.Second: "12 s",
+		185 * time.Second: "3 min 5 s", 130 * time.Minute: "2 h 10 min", 100 * time.Hour: "4 d", -time.Second: "-1.0 s",
+	}
+	for d, want := range tests {
+		if got := Span(d); got != want {
+			t.Errorf("Span(%v) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+// Elsewhere than on a terminal, a watch writes only what changed.
+func TestWatchAppendsChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 9500*time.Millisecond)
+		defer cancel()
+		var b bytes.Buffer
+		n := 0
+		err := Watch(ctx, &b, time.Second, func(_ context.Context, w io.Writer) error {
+			n++
+			_, err := fmt.Fprintln(w, n/5)
+			return err
+		})
+		if err != nil || b.String() != "0\n1\n2\n" {
+			t.Errorf("wrote %q, err %v; want each value once", b.String(), err)
+		}
+	})
+}
+
+func TestWatchError(t *testing.T) {
+	broken := errors.New("broken")
+	err := Watch(t.Context(), io.Discard, time.Second, func(context.Context, io.Writer) error { return broken })
+	if !errors.Is(err, broken) {
+		t.Errorf("error %v, want the one of render", err)
+	}
+}
+
+func TestProgressPlainLines(t *testing.T) {
+	var b bytes.Buffer
+	g := NewProgress(&b)
+	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	m := precopy.Migration{Phase: precopy.Queued, Created: start}
+	g.Show(start, m, nil)
+	m.Phase = precopy.Copying
+	p := precopy.Progress{
+		Elapsed: 2 * time.Second, Processed: 100 * hypervisor.MiB, Remaining: 100 * hypervisor.MiB,
+		Rate: hypervisor.BytesPerSecond(50 * hypervisor.MiB), DirtyRate: hypervisor.BytesPerSecond(10 * hypervisor.MiB),
+		Round: 2, ETA: 2 * time.Second, Why: "first pass over memory",
+	}
+	for i := range 12 {
+		g.Show(start.Add(time.Duration(2+i)*time.Second), m, &p)
+	}
+	m.Phase, p.ETA = precopy.Done, 0
+	g.Show(start.Add(15*time.Second), m, &p)
+	copying := "copying    50 %  2.0 s  100 MiB  50 MiB/s  round 2  dirty 10 MiB/s  ETA 2.0 s: first pass over memory\n"
+	want := "queued      0 %  0 ms\n" + strings.Repeat(copying, 3) + "done      100 %  15 s\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// Whatever the numbers do, the share shown never falls, and is 100 % only once done.
+func TestProgressNeverRunsBackwards(t *testing.T) {
+	percent := regexp.MustCompile(`(\d+) %`)
+	rapid.Check(t, func(t *rapid.T) {
+		var b bytes.Buffer
+		g := NewProgress(&b)
+		now := time.Unix(0, 0)
+		last := 0
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			now = now.Add(10 * time.Second)
+			b.Reset()
+			p := &precopy.Progress{
+				Processed: hypervisor.Bytes(rapid.Int64Range(-1, 1<<50).Draw(t, "processed")),
+				Remaining: hypervisor.Bytes(rapid.Int64Range(-1, 1<<50).Draw(t, "remaining")),
+				Rate:      hypervisor.BytesPerSecond(rapid.Int64Range(-1, 1<<40).Draw(t, "rate")),
+				ETA:       time.Duration(rapid.Int64Range(-1, 1<<50).Draw(t, "eta")),
+			}
+			phase := rapid.SampledFrom(precopy.Phases()).Filter(func(p precopy.Phase) bool { return p != precopy.Done }).Draw(t, "phase")
+			g.Show(now, precopy.Migration{Phase: phase}, p)
+			got, err := strconv.Atoi(percent.FindStringSubmatch(b.String())[1])
+			if err != nil || got < last || got > 99 {
+				t.Fatalf("%d %% after %d %% (%v): %s", got, last, err, b.String())
+			}
+			last = got
+		}
+	})
+}
+
+func TestProgressBar(t *testing.T) {
+	var b bytes.Buffer
+	g := &Progress{w: &b, width: 60, redraw: true}
+	m := precopy.Migration{Phase: precopy.Copying}
+	p := &precopy.Progress{Processed: hypervisor.GiB, Remaining: hypervisor.GiB, Why: strings.Repeat("slow ", 40)}
+	g.Show(time.Unix(0, 0), m, p)
+	for _, line := range strings.Split(b.String(), "\n") {
+		if len(line) > 59 {
+			t.Errorf("line of %d columns on a terminal of 60: %q", len(line), line)
+		}
+	}
+	if !strings.Contains(b.String(), "[############------------]") {
+		t.Errorf("no half-full bar in %q", b.String())
+	}
+	b.Reset()
+	g.Close()
+	if b.String() != "\x1b[2A\r\x1b[J" {
+		t.Errorf("Close wrote %q", b.String())
+	}
+}
