@@ -1,0 +1,311 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy"
+	"drover/scheduler/feasible"
+	"drover/scheduler/fleet"
+)
+
+const (
+	// orderLife is how long the source's agent has to claim an order.
+	orderLife = 30 * time.Second
+	// lapseGrace is how long after its lease ended an agent may be away before its migrations are
+	// called unknown: a restart takes less.
+	lapseGrace = 10 * time.Second
+	// answerLife is how long a preflight's result holds.
+	answerLife = 30 * time.Second
+	// unknownLink is assumed where a migration network's speed is not known.
+	unknownLink hypervisor.BytesPerSecond = 1e9 / 8
+	// linkShare leaves room for what else the link carries.
+	linkShare = 0.95
+)
+
+// Limits bounds what runs at once on one host.
+type Limits struct {
+	Outgoing int // streams leaving a host
+	Incoming int // streams arriving at a host
+}
+
+// DefaultLimits is one out and two in: two streams leaving one host starve each other.
+func DefaultLimits() Limits { return Limits{Outgoing: 1, Incoming: 2} }
+
+// Key names one preflight: a migration and the target it was asked for.
+type Key struct{ Migration, Target string }
+
+// Result is what a preflight found. Pending ones have a zero At.
+type Result struct {
+	At       time.Time
+	Blockers []hypervisor.Blocker
+}
+
+// Memory is what a leader keeps between passes; a new leader starts with none and loses nothing but
+// time.
+type Memory struct {
+	Preflights map[Key]Result
+	// AwaySince is since when a host with unfinished migrations has no living agent.
+	AwaySince map[string]time.Time
+}
+
+// Inputs is everything that a pass depends on.
+type Inputs struct {
+	Fleet  *fleet.Snapshot
+	Memory Memory
+	Limits Limits
+	Placer Placer
+	Leader string
+	Fence  int64
+	Now    time.Time
+}
+
+// Decision is one thing to do: write a record, ask two hosts, or bind a host's name. Exactly one of
+// Write, Ask and Bind is set.
+type Decision struct {
+	Write *Write
+	Ask   *Ask
+	Bind  *fleet.Session
+}
+
+// Write changes a migration's record.
+type Write struct {
+	Old precopy.Stored
+	New precopy.Migration
+}
+
+// Ask starts a preflight.
+type Ask struct {
+	Key     Key
+	Request feasible.Request
+}
+
+// Decide takes one pass over the fleet. It is pure: the same inputs give the same decisions, oldest
+// migration first.
+func Decide(in Inputs) []Decision {
+	p := &pass{Inputs: in, out: map[string]int{}, in: map[string]int{}}
+	for _, name := range in.Fleet.HostNames() {
+		if h := in.Fleet.Hosts[name]; h.Session != nil && h.Record.LibvirtUUID == "" {
+			p.decisions = append(p.decisions, Decision{Bind: h.Session})
+		}
+	}
+	unfinished := in.Fleet.Unfinished()
+	for _, m := range unfinished {
+		if m.Phase.Holds() {
+			p.out[m.Source]++
+			p.in[m.Target]++
+		}
+	}
+	for _, m := range unfinished {
+		switch {
+		case m.Phase == precopy.Requested:
+			p.admit(m)
+		case m.Phase == precopy.Queued:
+			p.expire(m)
+		default:
+			p.lapse(m)
+		}
+	}
+	return p.decisions
+}
+
+type pass struct {
+	Inputs
+	out, in   map[string]int // streams held per host
+	decisions []Decision
+}
+
+func (p *pass) write(old precopy.Stored, change func(*precopy.Migration)) {
+	m := old.Migration
+	change(&m)
+	p.decisions = append(p.decisions, Decision{Write: &Write{Old: old, New: m}})
+}
+
+func (p *pass) end(m precopy.Stored, phase precopy.Phase, code, reason string) {
+	p.write(m, func(m *precopy.Migration) {
+		m.Phase, m.ReasonCode, m.Reason, m.Finished = phase, code, reason, &p.Now
+	})
+}
+
+func (p *pass) refuse(m precopy.Stored, b hypervisor.Blocker) {
+	reason := b.Detail
+	if b.Remedy != "" {
+		reason += " (" + b.Remedy + ")"
+	}
+	p.end(m, precopy.Refused, string(b.Code), reason)
+}
+
+// wait says in the record why a migration is not ordered yet, once.
+func (p *pass) wait(m precopy.Stored, reason string) {
+	if m.Reason == reason {
+		return
+	}
+	p.write(m, func(m *precopy.Migration) { m.ReasonCode, m.Reason = "waiting", reason })
+}
+
+// admit decides about one request: refuse, wait, ask, or order.
+func (p *pass) admit(m precopy.Stored) {
+	if m.Cancel != nil {
+		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
+		return
+	}
+	dom, ok := p.domain(m)
+	if !ok {
+		p.refuse(m, hypervisor.Blocker{Code: hypervisor.BlockUnknownDomain, Detail: fmt.Sprintf("%s is not on %s", m.Domain, m.Source)})
+		return
+	}
+	r := feasible.Request{Domain: dom, CopyStorage: m.CopyStorage, Migration: m.ID}
+	if b := feasible.Source(p.Fleet, r); len(b) > 0 {
+		p.refuse(m, b[0])
+		return
+	}
+	if n := p.Limits.Outgoing; p.out[m.Source] >= n {
+		p.wait(m, fmt.Sprintf("waiting: %s already sends %d VM, the limit", m.Source, n))
+		return
+	}
+	targets, refused := p.targets(m, r)
+	if len(targets) == 0 {
+		p.refuse(m, noTarget(m, refused))
+		return
+	}
+	p.choose(m, r, targets, refused)
+}
+
+func (p *pass) domain(m precopy.Stored) (fleet.Domain, bool) {
+	h := p.Fleet.Hosts[m.Source]
+	if h == nil {
+		return fleet.Domain{}, false
+	}
+	for _, d := range h.Domains() {
+		if d.Facts.ID == m.UUID {
+			return d, true
+		}
+	}
+	return fleet.Domain{}, false
+}
+
+// targets returns the hosts to try in order, and for the others why not.
+func (p *pass) targets(m precopy.Stored, r feasible.Request) ([]string, map[string][]hypervisor.Blocker) {
+	if m.Target == "" {
+		return p.Placer.Place(p.Fleet, r)
+	}
+	if b := feasible.Target(p.Fleet, r, m.Target); len(b) > 0 {
+		return nil, map[string][]hypervisor.Blocker{m.Target: b}
+	}
+	return []string{m.Target}, map[string][]hypervisor.Blocker{}
+}
+
+func noTarget(m precopy.Stored, refused map[string][]hypervisor.Blocker) hypervisor.Blocker {
+	if m.Target != "" && len(refused[m.Target]) > 0 {
+		return refused[m.Target][0]
+	}
+	var why []string
+	for _, h := range slices.Sorted(maps.Keys(refused)) {
+		if refused[h][0].Code != feasible.SameHost {
+			why = append(why, h+": "+refused[h][0].String())
+		}
+	}
+	if len(why) == 0 {
+		why = []string{"there is no other host"}
+	}
+	return hypervisor.Blocker{
+		Code: "no-target", Detail: "no host can take it: " + strings.Join(why, "; "),
+		Remedy: "drover vm check " + m.Domain + " shows all reasons",
+	}
+}
+
+// choose goes through the targets in order until one is ordered, asked, or being asked.
+func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, refused map[string][]hypervisor.Blocker) {
+	var busy []string
+	for _, t := range targets {
+		if p.in[t] >= p.Limits.Incoming {
+			busy = append(busy, t)
+			continue
+		}
+		key := Key{m.ID, t}
+		res, asked := p.Memory.Preflights[key]
+		switch {
+		case asked && res.At.IsZero():
+			return // being asked
+		case !asked || p.Now.Sub(res.At) > answerLife:
+			p.decisions = append(p.decisions, Decision{Ask: &Ask{Key: key, Request: r}})
+			return
+		case len(res.Blockers) > 0:
+			refused[t] = res.Blockers
+			continue
+		}
+		p.order(m, t)
+		return
+	}
+	if len(busy) > 0 {
+		p.wait(m, fmt.Sprintf("waiting: %s already receives %d VMs, the limit", strings.Join(busy, ", "), p.Limits.Incoming))
+		return
+	}
+	p.refuse(m, noTarget(m, refused))
+}
+
+func (p *pass) order(m precopy.Stored, target string) {
+	src, dst := p.Fleet.Hosts[m.Source], p.Fleet.Hosts[target]
+	o := precopy.Order{
+		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst),
+		NotAfter: p.Now.Add(orderLife), Leader: p.Leader, Fence: p.Fence,
+	}
+	if a := dst.Facts.MigrationAddress; a != "" {
+		o.MigrateURI = "tcp://" + bracketed(a)
+		o.TLSName = target
+	}
+	p.out[m.Source]++
+	p.in[target]++
+	p.write(m, func(m *precopy.Migration) {
+		m.Phase, m.Target, m.Order = precopy.Queued, target, &o
+		m.ReasonCode, m.Reason = "", "ordered"
+	})
+}
+
+// linkBetween is the cap for a stream: the slower end of the migration network.
+func linkBetween(a, b *fleet.Host) hypervisor.BytesPerSecond {
+	link := func(h *fleet.Host) hypervisor.BytesPerSecond {
+		if bw := h.Capacity().Bandwidth; bw > 0 {
+			return bw
+		}
+		return unknownLink
+	}
+	return hypervisor.BytesPerSecond(linkShare * float64(min(link(a), link(b))))
+}
+
+func bracketed(addr string) string {
+	if strings.Contains(addr, ":") && !strings.HasPrefix(addr, "[") {
+		return "[" + addr + "]"
+	}
+	return addr
+}
+
+// expire withdraws an order that nobody claimed: the compare-and-set makes it safe against a claim.
+func (p *pass) expire(m precopy.Stored) {
+	switch {
+	case m.Cancel != nil:
+		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
+	case m.Order == nil || p.Now.After(m.Order.NotAfter):
+		p.end(m, precopy.Refused, "not-claimed", fmt.Sprintf("the agent of %s did not take the order in time (check drover-agent there)", m.Source))
+	}
+}
+
+// lapse calls a migration unknown whose agent's lease has lapsed. The agent resolves it when it
+// comes back, from both hosts' evidence.
+func (p *pass) lapse(m precopy.Stored) {
+	if m.Phase == precopy.Unknown {
+		return
+	}
+	since, away := p.Memory.AwaySince[m.Source]
+	if !away || p.Now.Sub(since) < lapseGrace {
+		return
+	}
+	p.write(m, func(m *precopy.Migration) {
+		m.Phase, m.ReasonCode = precopy.Unknown, "agent-away"
+		m.Reason = fmt.Sprintf("the agent of %s is away; libvirt goes on by itself, the outcome is known when the agent is back", m.Source)
+	})
+}

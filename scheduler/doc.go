@@ -1,0 +1,14 @@
+// Package scheduler is the leader's loop: it looks at the fleet, decides, and orders.
+//
+//	store -snapshot-> decide (pure) -decisions-> Loop -fenced writes-> store
+//	                      ^                       |
+//	                      +---- preflight answers +-- asks agents
+//
+// One pass is a pure function, [Decide], of a snapshot, what the agents answered, and the time. The
+// [Loop] carries its decisions out: every write compares the record's revision and the leader's
+// fence, so that a deposed leader changes nothing and a stale decision is simply taken again.
+//
+// The rooms: decide.go (one pass), place.go (which host, when none was named), preflight.go (what
+// only the two hosts can say), loop.go (effects). scheduler/fleet is the snapshot,
+// scheduler/feasible the hard filters.
+package scheduler

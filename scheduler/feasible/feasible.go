@@ -1,0 +1,246 @@
+// Package feasible holds the hard filters: why a domain may not move to a host, judged from a fleet
+// snapshot alone. Each filter has one name (its [hypervisor.BlockerCode]) and gives numbers and a
+// remedy. What only a hypervisor can say is asked of the agents afterwards (scheduler.Preflight).
+//
+// Everything here is pure and safe for concurrent use.
+package feasible
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+	"drover/scheduler/fleet"
+)
+
+// What the fleet's picture adds to the reasons that a hypervisor can give.
+const (
+	UnknownHost  hypervisor.BlockerCode = "unknown-host"
+	SameHost     hypervisor.BlockerCode = "same-host"
+	HostAway     hypervisor.BlockerCode = "host-away"     // no living agent
+	HostStale    hypervisor.BlockerCode = "host-stale"    // living agent, old report
+	HostDegraded hypervisor.BlockerCode = "host-degraded" // its libvirt does not answer
+	HostCordoned hypervisor.BlockerCode = "host-cordoned"
+	UnderWay     hypervisor.BlockerCode = "migration-under-way"
+	Protocol     hypervisor.BlockerCode = "agent-version"
+)
+
+// StaleAfter is the age from which a host's load report no longer counts: four missed reports.
+const StaleAfter = 20 * time.Second
+
+// Request is one wish to move a domain.
+type Request struct {
+	Domain fleet.Domain
+	// CopyStorage allows non-shared disks, which are copied then.
+	CopyStorage bool
+	// Migration is the record that asks, which is not in its own way; empty for a question.
+	Migration string
+}
+
+// Source returns what stops the domain from leaving its host, wherever to.
+func Source(s *fleet.Snapshot, r Request) []hypervisor.Blocker {
+	var out []hypervisor.Blocker
+	d := r.Domain
+	if b := hostUp(s, d.Host, d.Host.Name); b != nil {
+		out = append(out, *b)
+	}
+	if !d.Running() {
+		out = append(out, hypervisor.Blocker{
+			Code:   hypervisor.BlockNotRunning,
+			Detail: fmt.Sprintf("%s is %s on %s", d.Facts.Name, orUnknown(d.Load.State), d.Host.Name),
+			Remedy: "live migration needs a running guest: start it first",
+		})
+	}
+	for _, m := range s.Unfinished() {
+		if m.UUID == d.Facts.ID && m.ID != r.Migration {
+			out = append(out, hypervisor.Blocker{
+				Code:   UnderWay,
+				Detail: fmt.Sprintf("migration %s (%s, asked for by %s) is under way", m.ID, m.Phase, m.RequestedBy),
+				Remedy: "wait for it, or: drover migration cancel " + m.ID,
+			})
+		}
+	}
+	return append(out, WithoutCopied(d.Facts.Blockers, r.CopyStorage)...)
+}
+
+// WithoutCopied drops the blockers that a storage copy overcomes.
+func WithoutCopied(in []hypervisor.Blocker, copyStorage bool) []hypervisor.Blocker {
+	if !copyStorage {
+		return in
+	}
+	return slices.DeleteFunc(slices.Clone(in), func(b hypervisor.Blocker) bool {
+		return b.Code == hypervisor.BlockLocalDisk
+	})
+}
+
+// Target returns what stops the domain from going to the host.
+func Target(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
+	h := s.Hosts[host]
+	if h == nil {
+		return []hypervisor.Blocker{{
+			Code: UnknownHost, Detail: "no host is called " + host,
+			Remedy: "drover host list shows the names",
+		}}
+	}
+	if host == r.Domain.Host.Name {
+		return []hypervisor.Blocker{{Code: SameHost, Detail: "the VM is on " + host + " already"}}
+	}
+	var out []hypervisor.Blocker
+	if len(h.Record.Cordons) > 0 {
+		c := h.Record.Cordons[0]
+		out = append(out, hypervisor.Blocker{
+			Code: HostCordoned, Detail: fmt.Sprintf("%s is cordoned by %s (%s)", host, c.By, c.Holder),
+			Remedy: "drover host uncordon " + host,
+		})
+	}
+	if b := hostUp(s, h, host); b != nil {
+		return append(out, *b)
+	}
+	f := r.Domain.Facts
+	for _, check := range []func(*fleet.Host, hypervisor.DomainFacts) *hypervisor.Blocker{arch, virtType, machine, protocol, nameTaken} {
+		if b := check(h, f); b != nil {
+			out = append(out, *b)
+		}
+	}
+	if b := memory(s, r, h); b != nil {
+		out = append(out, *b)
+	}
+	return out
+}
+
+// Check returns everything that stops the move, source first; nothing when it is feasible as far as
+// the snapshot tells.
+func Check(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
+	return append(Source(s, r), Target(s, r, host)...)
+}
+
+func hostUp(s *fleet.Snapshot, h *fleet.Host, name string) *hypervisor.Blocker {
+	switch {
+	case h.Session == nil:
+		return &hypervisor.Blocker{
+			Code: HostAway, Detail: "no agent reports from " + name,
+			Remedy: "check drover-agent there: systemctl status drover-agent",
+		}
+	case !h.Alive():
+		return &hypervisor.Blocker{Code: HostStale, Detail: name + " has not reported yet", Remedy: "wait a few seconds"}
+	case !h.LoadSeen.IsZero() && s.Now.Sub(h.LoadSeen) > StaleAfter:
+		return &hypervisor.Blocker{
+			Code:   HostStale,
+			Detail: fmt.Sprintf("%s reported last %s ago", name, s.Now.Sub(h.LoadSeen).Round(time.Second)),
+			Remedy: "check drover-agent and libvirtd there",
+		}
+	case h.Load.Problem != "":
+		return &hypervisor.Blocker{
+			Code: HostDegraded, Detail: name + ": " + h.Load.Problem,
+			Remedy: "check libvirtd there",
+		}
+	}
+	return nil
+}
+
+func arch(h *fleet.Host, d hypervisor.DomainFacts) *hypervisor.Blocker {
+	if d.Arch == "" || h.Facts.Arch == "" || d.Arch == h.Facts.Arch {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code:   hypervisor.BlockArch,
+		Detail: fmt.Sprintf("the VM is %s, %s is %s", d.Arch, h.Name, h.Facts.Arch),
+	}
+}
+
+func virtType(h *fleet.Host, d hypervisor.DomainFacts) *hypervisor.Blocker {
+	if d.VirtType == "" || len(h.Facts.VirtTypes) == 0 || slices.Contains(h.Facts.VirtTypes, d.VirtType) {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code:   hypervisor.BlockVirtType,
+		Detail: fmt.Sprintf("the VM runs under %s, which %s does not offer", d.VirtType, h.Name),
+		Remedy: "check /dev/kvm and the BIOS settings there",
+	}
+}
+
+func machine(h *fleet.Host, d hypervisor.DomainFacts) *hypervisor.Blocker {
+	if d.Machine == "" || len(h.Facts.MachineTypes) == 0 || slices.Contains(h.Facts.MachineTypes, d.Machine) {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code:   hypervisor.BlockMachine,
+		Detail: fmt.Sprintf("QEMU on %s does not know machine type %s", h.Name, d.Machine),
+		Remedy: "upgrade QEMU there, or give the VM an older machine type at its next start",
+	}
+}
+
+func protocol(h *fleet.Host, _ hypervisor.DomainFacts) *hypervisor.Blocker {
+	f := h.Facts
+	if f.ProtocolMax == 0 || f.ProtocolMin <= protocolVersion && protocolVersion <= f.ProtocolMax {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code:   Protocol,
+		Detail: fmt.Sprintf("the agent of %s speaks record versions %d to %d, needed is %d", h.Name, f.ProtocolMin, f.ProtocolMax, protocolVersion),
+		Remedy: "upgrade drover-agent there",
+	}
+}
+
+// protocolVersion is the record schema that orders are written in.
+const protocolVersion = 1
+
+func nameTaken(h *fleet.Host, d hypervisor.DomainFacts) *hypervisor.Blocker {
+	for _, other := range h.Facts.Domains {
+		if other.Name == d.Name && other.ID != d.ID {
+			return &hypervisor.Blocker{
+				Code:   hypervisor.BlockNameTaken,
+				Detail: fmt.Sprintf("%s has another VM called %s (%s)", h.Name, d.Name, other.ID),
+				Remedy: "rename or undefine the other one",
+			}
+		}
+	}
+	return nil
+}
+
+func memory(s *fleet.Snapshot, r Request, h *fleet.Host) *hypervisor.Blocker {
+	free := FreeMemory(s, h, r.Migration)
+	if r.Domain.Facts.Memory <= free {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code:   hypervisor.BlockMemory,
+		Detail: fmt.Sprintf("the VM needs %s, %s has %s to give", r.Domain.Facts.Memory, h.Name, max(free, 0)),
+		Remedy: "move something off it first, or choose another host",
+	}
+}
+
+// FreeMemory is what the host can still promise: its memory less its reserve, less the allotments of
+// the domains there, less those of the domains on their way there (except is not counted).
+func FreeMemory(s *fleet.Snapshot, h *fleet.Host, except string) hypervisor.Bytes {
+	c := h.Capacity()
+	free := c.Memory - c.Reserved
+	here := map[hypervisor.DomainID]bool{}
+	for _, d := range h.Domains() {
+		if d.Load.State != "" && d.Load.State != hypervisor.StateShutoff {
+			free -= d.Facts.Memory
+			here[d.Facts.ID] = true
+		}
+	}
+	for _, m := range s.Migrations {
+		if m.Target != h.Name || m.ID == except || !m.Phase.Holds() || here[m.UUID] {
+			continue
+		}
+		if src := s.Hosts[m.Source]; src != nil {
+			for _, d := range src.Domains() {
+				if d.Facts.ID == m.UUID {
+					free -= d.Facts.Memory
+				}
+			}
+		}
+	}
+	return free
+}
+
+func orUnknown(s hypervisor.DomainState) string {
+	if s == "" {
+		return "in an unknown state"
+	}
+	return string(s)
+}

@@ -1,0 +1,199 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"drover/precopy"
+	"drover/scheduler/fleet"
+)
+
+// State is the leader's picture of the fleet.
+type State interface {
+	Snapshot() *fleet.Snapshot
+	// Changed has a value whenever the picture changed since the last receive.
+	Changed() <-chan struct{}
+}
+
+// Orders is what a leader writes. Every write carries its fence: precopy.ErrFenced means that this
+// leader is deposed, precopy.ErrConflict that the record changed.
+type Orders interface {
+	Update(ctx context.Context, old precopy.Stored, m precopy.Migration) (precopy.Stored, error)
+	BindHost(ctx context.Context, name, libvirtUUID string) error
+	// Prune moves old finished migrations to the history.
+	Prune(ctx context.Context) error
+}
+
+// Config is what a Loop is made of; all but Limits and Placer is needed.
+type Config struct {
+	Identity string
+	Fence    int64
+	State    State
+	Orders   Orders
+	Asker    Asker
+	Placer   Placer
+	Limits   Limits
+	Log      *slog.Logger
+	Metrics  *Metrics
+}
+
+const (
+	tick        = time.Second
+	pruneEvery  = 10 * time.Minute
+	writesAtOne = 8 // writes of one pass under way at once
+)
+
+// Loop is one term of leadership. Run may be called once.
+type Loop struct {
+	Config
+
+	mu     sync.Mutex
+	memory Memory
+	kick   chan struct{} // a preflight came back
+}
+
+// NewLoop returns a loop that does nothing until Run.
+func NewLoop(c Config) *Loop {
+	if c.Placer == nil {
+		c.Placer = LeastLoaded{}
+	}
+	if c.Limits == (Limits{}) {
+		c.Limits = DefaultLimits()
+	}
+	return &Loop{
+		Config: c, kick: make(chan struct{}, 1),
+		memory: Memory{Preflights: map[Key]Result{}, AwaySince: map[string]time.Time{}},
+	}
+}
+
+// Run leads until ctx ends (nil), or until a write shows that another leads (precopy.ErrFenced).
+func (l *Loop) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var asks sync.WaitGroup
+	defer asks.Wait()
+	defer cancel()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	pruned := time.Now()
+	for {
+		if err := l.pass(ctx, &asks); err != nil {
+			return err
+		}
+		if time.Since(pruned) > pruneEvery {
+			pruned = time.Now()
+			if err := l.Orders.Prune(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Warn("old migrations not moved to the history", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.State.Changed():
+		case <-l.kick:
+		case <-ticker.C:
+		}
+	}
+}
+
+// pass decides once and carries the decisions out.
+func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
+	snap := l.State.Snapshot()
+	if snap == nil {
+		return nil
+	}
+	began := time.Now()
+	decisions := Decide(Inputs{
+		Fleet: snap, Memory: l.remember(snap), Limits: l.Limits, Placer: l.Placer,
+		Leader: l.Identity, Fence: l.Fence, Now: began,
+	})
+	l.Metrics.passed(time.Since(began), snap)
+	g, wctx := errgroup.WithContext(ctx)
+	g.SetLimit(writesAtOne)
+	for _, d := range decisions {
+		switch {
+		case d.Ask != nil:
+			l.ask(ctx, asks, *d.Ask)
+		case d.Bind != nil:
+			g.Go(func() error {
+				return l.tolerate(ctx, "host not bound", l.Orders.BindHost(wctx, d.Bind.Host, d.Bind.LibvirtUUID))
+			})
+		case d.Write != nil:
+			g.Go(func() error { return l.write(wctx, *d.Write) })
+		}
+	}
+	return g.Wait()
+}
+
+// remember brings the leader's memory up to date with a snapshot and returns a copy for one pass.
+func (l *Loop) remember(snap *fleet.Snapshot) Memory {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	for k := range l.memory.Preflights {
+		if m, ok := snap.Migrations[k.Migration]; !ok || m.Phase.Final() {
+			delete(l.memory.Preflights, k)
+		}
+	}
+	away := map[string]time.Time{}
+	for _, m := range snap.Unfinished() {
+		if h := snap.Hosts[m.Source]; h != nil && h.Session != nil {
+			continue
+		}
+		since, known := l.memory.AwaySince[m.Source]
+		if !known {
+			since = now
+		}
+		away[m.Source] = since
+	}
+	l.memory.AwaySince = away
+	out := Memory{Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: away}
+	for k, v := range l.memory.Preflights {
+		out.Preflights[k] = v
+	}
+	return out
+}
+
+func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
+	l.mu.Lock()
+	l.memory.Preflights[a.Key] = Result{}
+	l.mu.Unlock()
+	asks.Go(func() {
+		blockers := AskHosts(ctx, l.Asker, a.Request, a.Key.Target)
+		l.mu.Lock()
+		l.memory.Preflights[a.Key] = Result{At: time.Now(), Blockers: blockers}
+		l.mu.Unlock()
+		select {
+		case l.kick <- struct{}{}:
+		default:
+		}
+	})
+}
+
+func (l *Loop) write(ctx context.Context, w Write) error {
+	_, err := l.Orders.Update(ctx, w.Old, w.New)
+	if err == nil && w.Old.Phase != w.New.Phase {
+		l.Log.Info("migration decided", "migration", w.New.ID, "domain", w.New.Domain, "phase", w.New.Phase,
+			"source", w.New.Source, "target", w.New.Target, "reason", w.New.Reason)
+		l.Metrics.decided(w.New.Phase, w.New.ReasonCode)
+	}
+	return l.tolerate(ctx, "decision not written, it will be taken again", err)
+}
+
+// tolerate lets a pass go on after an error that the next pass mends, and ends the term after one
+// that means that it is over.
+func (l *Loop) tolerate(ctx context.Context, what string, err error) error {
+	switch {
+	case err == nil, ctx.Err() != nil, errors.Is(err, precopy.ErrConflict):
+		return nil
+	case errors.Is(err, precopy.ErrFenced):
+		return fmt.Errorf("leader: %w", err)
+	}
+	l.Log.Warn(what, "err", err)
+	return nil
+}
