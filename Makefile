@@ -1,0 +1,93 @@
+# drover: live migration for libvirt/KVM. `make help` lists the targets.
+SHELL     := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0)
+LDFLAGS   := -s -w -X drover/cmd/internal/version.Version=$(VERSION)
+BUILD     := build
+# The binding opens libvirt at run time, so that one agent runs on libvirt 9 to 12.
+TAGS      := libvirt_dlopen
+export GOFLAGS ?= -trimpath
+SUM       := $(GO) tool gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg
+N         ?= 200
+
+.PHONY: help
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install the Debian packages that building and the lab need (as root; does nothing when all is there)
+	@deploy/lab/install-deps.sh
+
+.PHONY: build
+build: ## build drover, drover-agent and drover-lab into build/
+	@mkdir -p $(BUILD)
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o $(BUILD)/drover ./cmd/drover
+	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o $(BUILD)/drover-lab ./cmd/drover-lab
+	CGO_ENABLED=1 $(GO) build -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BUILD)/drover-agent ./cmd/drover-agent
+
+.PHONY: test
+test: ## all tests; as root with real guests migrating between real hosts (under 12 minutes on 2 cores)
+	@if [ "$$(id -u)" = 0 ]; then deploy/lab/install-deps.sh; $(MAKE) --no-print-directory build test-all; else \
+	  echo "not root: the tests that need real hosts are left out (drover-lab, hypervisor/kvm, test/lab); run as root for all"; \
+	  $(MAKE) --no-print-directory test-unprivileged; fi
+
+.PHONY: test-all
+test-all:
+	@mkdir -p $(BUILD)
+	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 11m ./...
+
+.PHONY: test-unprivileged
+test-unprivileged:
+	@mkdir -p $(BUILD)
+	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 11m \
+	  $$($(GO) list -tags $(TAGS) ./... | grep -vE '^drover/(cmd/drover-lab$$|hypervisor/kvm|test/lab)')
+
+.PHONY: race
+race: ## the tests that need no real hosts, under the race detector
+	$(SUM) -- -race -tags $(TAGS) -timeout 20m \
+	  $$($(GO) list -tags $(TAGS) ./... | grep -vE '^drover/(cmd/drover-lab$$|test/lab)')
+
+.PHONY: lab
+lab: build deps ## start three real hosts with agents and a scheduler, and leave them running
+	KEEP=1 test/demo.sh
+
+.PHONY: demo
+demo: ## as root: three hosts, TLS everywhere, a guest that migrates, and nothing left behind (KEEP=1 keeps it)
+	@test/demo.sh
+
+.PHONY: soak
+soak: build deps ## N (200) migrations in a row around three hosts, then look for leftovers and growth
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_SOAK=$(N) $(GO) test -count 1 -v -timeout 3h -tags soak -run TestSoak ./test/lab
+
+.PHONY: truth
+truth: build deps ## N (50) migrations with the record compared with what was seen from outside
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_TRUTH=$(or $(filter-out 200,$(N)),50) $(GO) test -count 1 -v -timeout 1h -tags soak -run TestTruth ./test/lab
+
+.PHONY: bench
+bench: bench-overhead ## all benchmarks
+
+.PHONY: bench-overhead
+bench-overhead: build deps ## drover migrate --wait against a bare libvirt migration, side by side; JSON in build/
+	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 1h -tags bench -run TestOverhead ./test/lab
+
+.PHONY: verify
+verify: ## formatting, vet and static analysis
+	@out=$$($(GO) tool gofumpt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fix):"; echo "$$out"; exit 1; }
+	$(GO) vet -tags $(TAGS) ./...
+	$(GO) tool staticcheck -tags $(TAGS) ./...
+	@$(GO) mod tidy -diff >/dev/null || { echo "go.mod is not tidy (make fix)"; exit 1; }
+
+.PHONY: fix
+fix: ## mend what verify complains about, where a tool can
+	$(GO) tool gofumpt -w $$(git ls-files '*.go')
+	$(GO) mod tidy
+
+.PHONY: deb
+deb: build ## Debian packages drover and drover-agent in dist/
+	deploy/deb/build.sh $(VERSION) $(BUILD) dist
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf $(BUILD) dist
