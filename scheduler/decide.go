@@ -116,6 +116,7 @@ func Decide(in Inputs) []Decision {
 type pass struct {
 	Inputs
 	out, in   map[string]int // streams held per host
+	applied   bool           // Fleet is this pass's own copy
 	decisions []Decision
 }
 
@@ -264,6 +265,19 @@ func (p *pass) order(m precopy.Stored, target string) {
 		m.Phase, m.Target, m.Order = precopy.Queued, target, &o
 		m.ReasonCode, m.Reason = "", "ordered"
 	})
+	p.apply(m, target)
+}
+
+// apply makes an order of this pass part of the fleet that the rest of the pass sees, so that all
+// orders of one pass fit together.
+func (p *pass) apply(m precopy.Stored, target string) {
+	if !p.applied {
+		s := *p.Fleet
+		s.Migrations = maps.Clone(s.Migrations)
+		p.Fleet, p.applied = &s, true
+	}
+	m.Phase, m.Target = precopy.Queued, target
+	p.Fleet.Migrations[m.ID] = m
 }
 
 // linkBetween is the cap for a stream: the slower end of the migration network.

@@ -1,0 +1,316 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+	"drover/precopy"
+	"drover/scheduler/feasible"
+	"drover/scheduler/fleet"
+)
+
+var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// host builds a living host with the memory, and domains "name:GiB".
+func host(name string, memory hypervisor.Bytes, domains ...string) *fleet.Host {
+	h := &fleet.Host{
+		Name:     name,
+		Record:   fleet.HostRecord{Name: name, LibvirtUUID: "uuid-" + name},
+		Session:  &fleet.Session{Host: name, LibvirtUUID: "uuid-" + name},
+		Facts:    &hypervisor.HostFacts{Name: name, PeerURI: "qemu+tls://" + name + "/system", Capacity: hypervisor.Capacity{Cores: 4, Memory: memory}},
+		Load:     &hypervisor.HostLoad{},
+		LoadSeen: t0,
+	}
+	for _, d := range domains {
+		var n string
+		var gib int
+		fmt.Sscanf(strings.ReplaceAll(d, ":", " "), "%s %d", &n, &gib)
+		h.Facts.Domains = append(h.Facts.Domains, hypervisor.DomainFacts{
+			ID: hypervisor.DomainID("id-" + n), Name: n, Memory: hypervisor.Bytes(gib) * hypervisor.GiB, VCPUs: 1,
+		})
+		h.Load.Domains = append(h.Load.Domains, hypervisor.DomainLoad{ID: hypervisor.DomainID("id-" + n), State: hypervisor.StateRunning})
+	}
+	return h
+}
+
+func snapshot(hosts ...*fleet.Host) *fleet.Snapshot {
+	s := &fleet.Snapshot{Now: t0, Hosts: map[string]*fleet.Host{}, Migrations: map[string]precopy.Stored{}}
+	for _, h := range hosts {
+		s.Hosts[h.Name] = h
+	}
+	return s
+}
+
+func add(s *fleet.Snapshot, id, vm, source, target string, phase precopy.Phase) precopy.Stored {
+	m := precopy.Stored{Migration: precopy.Migration{
+		ID: id, Domain: vm, UUID: hypervisor.DomainID("id-" + vm), Source: source, Target: target, Phase: phase,
+	}, Revision: 1}
+	if phase != precopy.Requested {
+		m.Order = &precopy.Order{NotAfter: t0.Add(time.Second)}
+	}
+	s.Migrations[id] = m
+	return m
+}
+
+func inputs(s *fleet.Snapshot) Inputs {
+	return Inputs{
+		Fleet: s, Limits: DefaultLimits(), Placer: LeastLoaded{}, Leader: "me", Fence: 7, Now: t0,
+		Memory: Memory{Preflights: map[Key]Result{}, AwaySince: map[string]time.Time{}},
+	}
+}
+
+// brief renders decisions as short words, to compare.
+func brief(ds []Decision) []string {
+	var out []string
+	for _, d := range ds {
+		switch {
+		case d.Bind != nil:
+			out = append(out, "bind "+d.Bind.Host)
+		case d.Ask != nil:
+			out = append(out, "ask "+d.Ask.Key.Migration+" "+d.Ask.Key.Target)
+		default:
+			out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", d.Write.New.ID, d.Write.New.Phase, d.Write.New.Target, d.Write.New.ReasonCode)))
+		}
+	}
+	return out
+}
+
+func TestDecide(t *testing.T) {
+	ok := Result{At: t0}
+	blocked := Result{At: t0, Blockers: []hypervisor.Blocker{{Code: hypervisor.BlockCPU, Detail: "avx2 missing"}}}
+	tests := []struct {
+		name  string
+		setup func(s *fleet.Snapshot, in *Inputs)
+		want  []string
+	}{
+		{"a request is first asked about", func(s *fleet.Snapshot, _ *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"ask m1 h2"}},
+		{"while asked, nothing happens", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = Result{}
+		}, nil},
+		{"an old answer is asked again", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = Result{At: t0.Add(-time.Hour)}
+		}, []string{"ask m1 h2"}},
+		{"a good answer is an order", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = ok
+		}, []string{"m1 queued h2"}},
+		{"a bad answer is a refusal with its code", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = blocked
+		}, []string{"m1 refused h2 cpu-incompatible"}},
+		{"without a named target the next host is tried", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h3"}] = blocked
+		}, []string{"ask m1 h2"}},
+		{"all hosts blocked", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = blocked
+			in.Memory.Preflights[Key{"m1", "h3"}] = blocked
+		}, []string{"m1 refused  no-target"}},
+		{"two from one host: the second waits", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			add(s, "m2", "b", "h1", "h3", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}], in.Memory.Preflights[Key{"m2", "h3"}] = ok, ok
+		}, []string{"m1 queued h2", "m2 requested h3 waiting"}},
+		{"a running one holds its source", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Unknown)
+			add(s, "m2", "b", "h1", "h3", precopy.Requested)
+			in.Memory.Preflights[Key{"m2", "h3"}] = ok
+		}, []string{"m2 requested h3 waiting"}},
+		{"the limit of incoming", func(s *fleet.Snapshot, in *Inputs) {
+			in.Limits.Incoming = 1
+			add(s, "m1", "c", "h2", "h3", precopy.Copying)
+			add(s, "m2", "a", "h1", "h3", precopy.Requested)
+			in.Memory.Preflights[Key{"m2", "h3"}] = ok
+		}, []string{"m2 requested h3 waiting"}},
+		{"memory of one on its way counts", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h3"].Facts.Capacity.Memory = 3 * hypervisor.GiB
+			add(s, "m1", "c", "h2", "h3", precopy.Copying)
+			add(s, "m2", "a", "h1", "h3", precopy.Requested)
+		}, []string{"m2 refused h3 memory"}},
+		{"cancelled before anything", func(s *fleet.Snapshot, _ *Inputs) {
+			m := add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			m.Cancel = &precopy.Cancel{By: "eve"}
+			s.Migrations["m1"] = m
+		}, []string{"m1 aborted h2 cancelled"}},
+		{"an unclaimed order lapses", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Queued)
+			in.Now = t0.Add(time.Minute)
+		}, []string{"m1 refused h2 not-claimed"}},
+		{"an agent just gone is not unknown yet", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Copying)
+			in.Memory.AwaySince["h1"] = t0.Add(-time.Second)
+		}, nil},
+		{"an agent gone for long is", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Copying)
+			in.Memory.AwaySince["h1"] = t0.Add(-time.Minute)
+		}, []string{"m1 unknown h2 agent-away"}},
+		{"a cordoned target", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Hosts["h2"].Record.Cordons = []fleet.Cordon{{Holder: "admin", By: "eve"}}
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 host-cordoned"}},
+		{"a stale target", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Hosts["h2"].LoadSeen = t0.Add(-time.Minute)
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 host-stale"}},
+		{"the same host", func(s *fleet.Snapshot, _ *Inputs) {
+			add(s, "m1", "a", "h1", "h1", precopy.Requested)
+		}, []string{"m1 refused h1 same-host"}},
+		{"a VM that has gone", func(s *fleet.Snapshot, _ *Inputs) {
+			add(s, "m1", "zz", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 unknown-vm"}},
+		{"a new host is bound", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Hosts["h3"].Record.LibvirtUUID = ""
+		}, []string{"bind h3"}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			s := snapshot(host("h1", 8*hypervisor.GiB, "a:2", "b:2"), host("h2", 8*hypervisor.GiB, "c:2"), host("h3", 8*hypervisor.GiB))
+			in := inputs(s)
+			tc.setup(s, &in)
+			if diff := cmp.Diff(tc.want, brief(Decide(in))); diff != "" {
+				t.Errorf("decisions (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestOrderCarriesWhatTheAgentNeeds(t *testing.T) {
+	s := snapshot(host("h1", 8*hypervisor.GiB, "a:2"), host("h2", 8*hypervisor.GiB))
+	s.Hosts["h1"].Facts.Capacity.Bandwidth = 400e6 / 8
+	s.Hosts["h2"].Facts.Capacity.Bandwidth = 10e9 / 8
+	s.Hosts["h2"].Facts.MigrationAddress = "2001:db8::7"
+	add(s, "m1", "a", "h1", "h2", precopy.Requested)
+	in := inputs(s)
+	in.Memory.Preflights[Key{"m1", "h2"}] = Result{At: t0}
+	got := Decide(in)[0].Write.New.Order
+	want := &precopy.Order{
+		PeerURI: "qemu+tls://h2/system", MigrateURI: "tcp://[2001:db8::7]", TLSName: "h2",
+		Bandwidth: 47.5e6, NotAfter: t0.Add(orderLife), Leader: "me", Fence: 7,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+// Whatever the fleet and the answers: limits and memory hold at every prefix of the decisions, no
+// order goes to a host that is away or cordoned, and the same inputs give the same decisions.
+func TestDecideProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInputs(t)
+		got := Decide(in)
+		if diff := cmp.Diff(brief(got), brief(Decide(in))); diff != "" {
+			t.Fatalf("not deterministic:\n%s", diff)
+		}
+		out, inc := map[string]int{}, map[string]int{}
+		for _, m := range in.Fleet.Unfinished() {
+			if m.Phase.Holds() {
+				out[m.Source]++
+				inc[m.Target]++
+			}
+		}
+		for _, d := range got {
+			if d.Write == nil {
+				continue
+			}
+			if err := precopy.CheckTransition(d.Write.Old.Phase, d.Write.New.Phase, precopy.ActorLeader); err != nil {
+				t.Fatalf("%s: %v", d.Write.New.ID, err)
+			}
+			m := d.Write.New
+			if m.Phase != precopy.Queued {
+				continue
+			}
+			out[m.Source]++
+			inc[m.Target]++
+			if out[m.Source] > in.Limits.Outgoing || inc[m.Target] > in.Limits.Incoming {
+				t.Fatalf("%s: over the limits: %d out of %s, %d into %s", m.ID, out[m.Source], m.Source, inc[m.Target], m.Target)
+			}
+			if h := in.Fleet.Hosts[m.Target]; !h.Alive() || len(h.Record.Cordons) > 0 {
+				t.Fatalf("%s ordered to %s, which is away or cordoned", m.ID, m.Target)
+			}
+		}
+	})
+}
+
+func drawInputs(t *rapid.T) Inputs {
+	names := []string{"h1", "h2", "h3", "h4"}
+	s := snapshot()
+	vm := 0
+	for _, n := range names {
+		var domains []string
+		for range rapid.IntRange(0, 3).Draw(t, "domains") {
+			domains = append(domains, fmt.Sprintf("v%d:%d", vm, rapid.IntRange(1, 3).Draw(t, "gib")))
+			vm++
+		}
+		h := host(n, 8*hypervisor.GiB, domains...)
+		if rapid.IntRange(0, 5).Draw(t, "away") == 0 {
+			h.Session = nil
+		}
+		if rapid.IntRange(0, 5).Draw(t, "cordoned") == 0 {
+			h.Record.Cordons = []fleet.Cordon{{Holder: "admin"}}
+		}
+		s.Hosts[n] = h
+	}
+	in := inputs(s)
+	i := 0
+	for _, d := range s.Domains() {
+		if rapid.Bool().Draw(t, "migrates") {
+			phase := rapid.SampledFrom(precopy.Phases()).Draw(t, "phase")
+			target := rapid.SampledFrom(append(slices.Clone(names), "")).Draw(t, "target")
+			if target == "" && phase != precopy.Requested {
+				continue
+			}
+			id := fmt.Sprintf("m%d", i)
+			i++
+			add(s, id, d.Facts.Name, d.Host.Name, target, phase)
+			for _, n := range names {
+				switch rapid.IntRange(0, 2).Draw(t, "answer") {
+				case 0:
+					in.Memory.Preflights[Key{id, n}] = Result{At: t0}
+				case 1:
+					in.Memory.Preflights[Key{id, n}] = Result{At: t0, Blockers: []hypervisor.Blocker{{Code: hypervisor.BlockCPU}}}
+				}
+			}
+		}
+	}
+	return in
+}
+
+// A set of orders that one pass gives must fit the memory of each target together.
+func TestOrdersOfOnePassFitTogether(t *testing.T) {
+	s := snapshot(host("h1", 8*hypervisor.GiB, "a:2"), host("h2", 8*hypervisor.GiB, "b:2"), host("h3", 3*hypervisor.GiB))
+	add(s, "m1", "a", "h1", "h3", precopy.Requested)
+	add(s, "m2", "b", "h2", "h3", precopy.Requested)
+	in := inputs(s)
+	in.Memory.Preflights[Key{"m1", "h3"}] = Result{At: t0}
+	in.Memory.Preflights[Key{"m2", "h3"}] = Result{At: t0}
+	got := brief(Decide(in))
+	want := []string{"m1 queued h3", "m2 refused h3 memory"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("decisions (-want +got):\n%s", diff)
+	}
+}
+
+func TestLeastLoadedPrefersTheEmptierHost(t *testing.T) {
+	s := snapshot(host("h1", 8*hypervisor.GiB, "a:2"), host("h2", 8*hypervisor.GiB, "b:3"), host("h3", 8*hypervisor.GiB), host("h4", 8*hypervisor.GiB))
+	s.Hosts["h3"].Load.CPU = 3.5
+	r := feasible.Request{Domain: s.Hosts["h1"].Domains()[0]}
+	hosts, refused := LeastLoaded{}.Place(s, r)
+	if diff := cmp.Diff([]string{"h4", "h2", "h3"}, hosts); diff != "" {
+		t.Errorf("hosts (-want +got):\n%s", diff)
+	}
+	if len(refused["h1"]) == 0 {
+		t.Error("the source was not refused")
+	}
+}
