@@ -60,6 +60,9 @@ type Host struct {
 	// LoadSeen is when this process received Load, by its own clock: ages never compare clocks of
 	// two hosts.
 	LoadSeen time.Time
+	// FactsRevision and LoadRevision are the store revisions of the two reports.
+	FactsRevision int64
+	LoadRevision  int64
 }
 
 // Alive reports whether an agent holds the host's name and has reported both facts and load.

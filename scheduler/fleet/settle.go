@@ -1,0 +1,74 @@
+package fleet
+
+import (
+	"maps"
+	"slices"
+
+	"drover/hypervisor"
+	"drover/precopy"
+)
+
+// Settle returns the snapshot with every completed migration applied that is newer, by the store's
+// revisions, than the reports of its hosts: what a person or the planner sees right after a move is
+// the fleet as it is, not as it was last reported. The snapshot itself is not written to.
+func Settle(s *Snapshot) *Snapshot {
+	var late []precopy.Stored
+	for _, m := range s.Migrations {
+		if m.Phase == precopy.Done && s.lags(m.Source, m.Revision) {
+			late = append(late, m)
+		}
+	}
+	if len(late) == 0 {
+		return s
+	}
+	// A later migration of the same domain has the last word.
+	slices.SortFunc(late, func(a, b precopy.Stored) int { return int(a.Revision - b.Revision) })
+	out := *s
+	out.Hosts = maps.Clone(s.Hosts)
+	for _, m := range late {
+		out.move(m)
+	}
+	return &out
+}
+
+// lags reports whether the host's reports are older than the revision.
+func (s *Snapshot) lags(host string, revision int64) bool {
+	h := s.Hosts[host]
+	return h != nil && h.Facts != nil && h.Load != nil && min(h.FactsRevision, h.LoadRevision) < revision
+}
+
+// move takes the domain from the source's reports into the target's, on copies of both.
+func (s *Snapshot) move(m precopy.Stored) {
+	src, dst := s.Hosts[m.Source].copied(), s.Hosts[m.Target].copied()
+	if src == nil || dst == nil {
+		return
+	}
+	isIt := func(id hypervisor.DomainID) bool { return id == m.UUID }
+	i := slices.IndexFunc(src.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) })
+	j := slices.IndexFunc(src.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
+	if i < 0 || j < 0 || src.Load.Domains[j].State == hypervisor.StateShutoff {
+		return // the source's reports say already that it has left
+	}
+	facts, load := src.Facts.Domains[i], src.Load.Domains[j]
+	src.Facts.Domains = slices.Delete(src.Facts.Domains, i, i+1)
+	src.Load.Domains = slices.Delete(src.Load.Domains, j, j+1)
+	if !slices.ContainsFunc(dst.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) }) {
+		dst.Facts.Domains = append(dst.Facts.Domains, facts)
+	}
+	load.Migrating = false
+	dst.Load.Domains = slices.DeleteFunc(dst.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
+	dst.Load.Domains = append(dst.Load.Domains, load)
+	s.Hosts[m.Source], s.Hosts[m.Target] = src, dst
+}
+
+// copied returns a host whose lists of domains may be changed; nil without reports.
+func (h *Host) copied() *Host {
+	if h == nil || h.Facts == nil || h.Load == nil {
+		return nil
+	}
+	out, facts, load := *h, *h.Facts, *h.Load
+	facts.Domains = slices.Clone(facts.Domains)
+	load.Domains = slices.Clone(load.Domains)
+	out.Facts, out.Load = &facts, &load
+	return &out
+}
