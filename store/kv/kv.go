@@ -32,6 +32,18 @@ var (
 	ErrTooLarge = errors.New("value is too large for the store")
 )
 
+// Limits that every implementation keeps, and checks before it sends: they are etcd's defaults.
+const (
+	// MaxValue is the greatest size of a value and of all values of a transaction together, in bytes.
+	MaxValue = 1400 << 10
+	// MaxOps is the greatest number of conditions, and of operations, in one transaction.
+	MaxOps = 128
+)
+
+// Pulse is how often a quiet watch is asked whether it still lives. A watcher that got no batch for
+// several of them is cut off from the store.
+const Pulse = 5 * time.Second
+
 // LeaseID names a lease; 0 is none.
 type LeaseID int64
 
@@ -96,6 +108,9 @@ type Event struct {
 }
 
 // Batch is what a watch delivers: events of one or more whole revisions, in order.
+//
+// A batch without events says only that the watch lives and has delivered everything up to Rev; one
+// comes at least every few [Pulse] while nothing changes and the store answers.
 type Batch struct {
 	// Reset says that history was lost (the first batch, compaction, a long cut): Events hold the
 	// whole present state as of Rev, and whatever the watcher knew before is void.
@@ -120,8 +135,12 @@ type KV interface {
 	Get(ctx context.Context, key string) (Entry, error)
 	// List reads all keys with the prefix, in key order, all as of the one revision it returns.
 	List(ctx context.Context, prefix string) ([]Entry, int64, error)
+	// Last reads the last n keys with the prefix, in falling key order: what comes newest when keys
+	// begin with a time.
+	Last(ctx context.Context, prefix string, n int) ([]Entry, error)
 	// Txn applies all ops if all conditions hold, or nothing. It returns whether they held, and the
-	// revision. A lease in an op that no longer exists gives ErrLeaseLost.
+	// revision. A lease in an op that no longer exists gives ErrLeaseLost. No key may be touched by
+	// more than one op.
 	Txn(ctx context.Context, conds []Cond, ops []Op) (held bool, rev int64, err error)
 	// Watch delivers first the present state under the prefix (a Reset), then every change, until
 	// ctx ends, when the channel is closed. It survives compaction, member loss and reconnects.
