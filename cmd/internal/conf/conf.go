@@ -83,6 +83,17 @@ func FromContext(c *cli.Context) Lookup {
 	}
 }
 
+// FlagsAndEnvironment is FromContext without a file, even if a variable names one: that is a daemon's.
+func FlagsAndEnvironment(c *cli.Context) Lookup {
+	look := FromContext(c)
+	return func(key string) (string, bool) {
+		if key == "config" {
+			return "", false
+		}
+		return look(key)
+	}
+}
+
 // Load fills s from the lookup and, where it has nothing, from the file that the setting "config"
 // names, if any; then it validates. The error wraps [ErrInvalid] and every fault found.
 func Load(look Lookup, s Settings) error {
