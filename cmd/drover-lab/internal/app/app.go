@@ -1,0 +1,162 @@
+// Package app is drover-lab's command line.
+//
+// Every command takes --lab. Answers go to standard output, everything else to standard error. Exit codes: 0 done,
+// 1 failed, 2 wrong usage; `exec` passes the command's own code on and uses 125 for failures of drover-lab itself.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/drover-lab/internal/host"
+	"drover/cmd/drover-lab/internal/hostinit"
+	"drover/cmd/drover-lab/internal/state"
+)
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitExec   = 125
+	// exitNotFound is what a shell says of a command that is not there.
+	exitNotFound = 127
+)
+
+// errUsage marks errors in how a command was called.
+var errUsage = errors.New("usage")
+
+func usagef(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, args...))
+}
+
+// exitError carries an exit code without a message.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
+
+// Main runs one command and returns the exit code.
+func Main(args []string) int {
+	if len(args) > 1 && args[1] == "host-init" {
+		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+		if err := hostinit.Main(context.Background(), log); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		return exitFailed
+	}
+	if len(args) > 1 && args[1] == hostinit.InHost {
+		err := hostinit.RunInHost(args[2:])
+		fmt.Fprintln(os.Stderr, "drover-lab:", err)
+		return exitNotFound
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	a := newApp(os.Stdout, os.Stderr)
+	err := a.RunContext(ctx, reorder(a, args))
+	var code exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "drover-lab:", err)
+		return exitUsage
+	}
+	fmt.Fprintln(os.Stderr, "drover-lab:", err)
+	return exitFailed
+}
+
+func newApp(stdout, stderr io.Writer) *cli.App {
+	a := &cli.App{
+		Name:           "drover-lab",
+		Usage:          "run real libvirt hosts side by side on this machine",
+		HideVersion:    true,
+		Writer:         stdout,
+		ErrWriter:      stderr,
+		ExitErrHandler: func(*cli.Context, error) {}, // Main decides
+		OnUsageError:   usageError,
+		CommandNotFound: func(_ *cli.Context, name string) {
+			fmt.Fprintf(stderr, "drover-lab: no such command: %s\n", name)
+		},
+	}
+	for _, group := range [][]*cli.Command{labCommands(), runCommands(), faultCommands(), guestCommands()} {
+		a.Commands = append(a.Commands, group...)
+	}
+	complete(a.Commands)
+	return a
+}
+
+func usageError(_ *cli.Context, err error, _ bool) error { return usagef("%v", err) }
+
+// complete gives every command what all have.
+func complete(cmds []*cli.Command) {
+	for _, c := range cmds {
+		c.OnUsageError = usageError
+		if len(c.Subcommands) > 0 {
+			complete(c.Subcommands)
+			continue
+		}
+		c.Flags = append(c.Flags,
+			&cli.StringFlag{Name: "lab", Value: "lab", EnvVars: []string{"DROVER_LAB"}, Usage: "the lab's `NAME`; several can be up side by side"},
+			&cli.BoolFlag{Name: "verbose", Usage: "say what is done"},
+		)
+	}
+}
+
+var outputFlag = &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table or json"}
+
+// lab is what every command works on.
+type lab struct {
+	store *state.Store
+	hosts *host.Manager
+	log   *slog.Logger
+	out   io.Writer
+	json  bool
+}
+
+func open(c *cli.Context) (*lab, error) {
+	store, err := state.Open(c.String("lab"))
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
+	level := slog.LevelWarn
+	if c.Bool("verbose") {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: level}))
+	l := &lab{store: store, hosts: host.NewManager(store, log), log: log, out: c.App.Writer}
+	switch o := c.String("output"); o {
+	case "json":
+		l.json = true
+	case "table", "":
+	default:
+		return nil, usagef("output %q: want table or json", o)
+	}
+	return l, nil
+}
+
+// openUp is open for commands that need a lab that is up.
+func openUp(c *cli.Context) (*lab, state.Lab, error) {
+	l, err := open(c)
+	if err != nil {
+		return nil, state.Lab{}, err
+	}
+	rec, err := l.store.Up()
+	return l, rec, err
+}
+
+// args returns exactly n arguments.
+func args(c *cli.Context, names ...string) ([]string, error) {
+	if c.Args().Len() != len(names) {
+		return nil, usagef("%s: want %v, got %q", c.Command.HelpName, names, c.Args().Slice())
+	}
+	return c.Args().Slice(), nil
+}
