@@ -87,7 +87,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			fmt.Fprintf(stderr, "drover-lab: no such command: %s\n", name)
 		},
 	}
-	for _, group := range [][]*cli.Command{labCommands(), runCommands(), faultCommands(), guestCommands()} {
+	for _, group := range [][]*cli.Command{labCommands(), runCommands(), faultCommands(), guestCommands(), droverCommands()} {
 		a.Commands = append(a.Commands, group...)
 	}
 	complete(a.Commands)
