@@ -46,8 +46,11 @@ type DomainLoad struct {
 	Tx     BytesPerSecond `json:"tx"`
 	Read   BytesPerSecond `json:"read"`
 	Write  BytesPerSecond `json:"write"`
-	// Dirty is the latest estimate of the rate at which memory is dirtied; nil when none was taken.
-	Dirty *DirtySample `json:"dirty,omitempty"`
+	// Dirty is the latest estimate of the rate at which memory is dirtied, over a short window;
+	// DirtyLong is one over a window several times as long. Page sampling saturates, so together
+	// they tell how big the writable working set is. Nil when none was taken.
+	Dirty     *DirtySample `json:"dirty,omitempty"`
+	DirtyLong *DirtySample `json:"dirty_long,omitempty"`
 	// Migrating is true while a migration job, in or out, is seen on it.
 	Migrating bool `json:"migrating,omitempty"`
 }

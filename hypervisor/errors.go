@@ -31,6 +31,8 @@ const (
 	ClassArgument Class = "argument"
 	// ClassDenied: credentials.
 	ClassDenied Class = "denied"
+	// ClassUnavailable: the hypervisor can't be reached now; nothing was asked of it.
+	ClassUnavailable Class = "unavailable"
 	// ClassUnknownOutcome: the connection broke or the call timed out; evidence must decide.
 	ClassUnknownOutcome Class = "unknown-outcome"
 )

@@ -1,0 +1,232 @@
+package kvm
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"drover/hypervisor"
+)
+
+// The windows of the two kinds of dirty-rate sample. Page sampling counts distinct pages, so a short
+// window tells how fast they are rewritten and a long one how many there are.
+const (
+	shortWindow = time.Second
+	longWindow  = 5 * time.Second
+)
+
+// dirtySampler has QEMU estimate the dirty rates of idle domains, one domain at a time and each at
+// most once per period. It never blocks a load sample: those only offer candidates and read results.
+type dirtySampler struct {
+	period time.Duration // negative: never
+	wake   chan struct{}
+
+	mu         sync.Mutex
+	candidates []hypervisor.DomainID
+	domains    map[hypervisor.DomainID]*dirtyState
+}
+
+type dirtyState struct {
+	tried       time.Time
+	short, long *hypervisor.DirtySample
+}
+
+func newDirtySampler(period time.Duration) *dirtySampler {
+	return &dirtySampler{
+		period: period, wake: make(chan struct{}, 1), domains: map[hypervisor.DomainID]*dirtyState{},
+	}
+}
+
+// latest returns the last estimates over the short and the long window, nil where there is none.
+func (s *dirtySampler) latest(id hypervisor.DomainID) (short, long *hypervisor.DirtySample) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.domains[id]; d != nil {
+		return d.short, d.long
+	}
+	return nil, nil
+}
+
+// offer tells which domains could be sampled now, and forgets those that are gone.
+func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, o *outgoing) {
+	if s.period < 0 {
+		return
+	}
+	sure := o.sure()
+	s.mu.Lock()
+	s.candidates = s.candidates[:0]
+	kept := make(map[hypervisor.DomainID]*dirtyState, len(loads))
+	for _, l := range loads {
+		if d := s.domains[l.ID]; d != nil {
+			kept[l.ID] = d
+		}
+		if sure && l.State == hypervisor.StateRunning && !l.Migrating {
+			s.candidates = append(s.candidates, l.ID)
+		}
+	}
+	s.domains = kept
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next picks the candidate that waits longest, and its window; false when none is due.
+func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var best hypervisor.DomainID
+	var oldest time.Time
+	for _, id := range s.candidates {
+		var tried time.Time
+		if d := s.domains[id]; d != nil {
+			tried = d.tried
+		}
+		if now.Sub(tried) < s.period {
+			continue
+		}
+		if best == "" || tried.Before(oldest) {
+			best, oldest = id, tried
+		}
+	}
+	if best == "" {
+		return "", 0, false
+	}
+	d := s.domains[best]
+	if d == nil {
+		d = &dirtyState{}
+		s.domains[best] = d
+	}
+	d.tried = now
+	if d.short != nil && (d.long == nil || d.long.At.Before(d.short.At)) {
+		return best, longWindow, true
+	}
+	return best, shortWindow, true
+}
+
+func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.domains[id]
+	if d == nil {
+		return // gone in the meantime
+	}
+	if sample.Window == shortWindow {
+		d.short = &sample
+	} else {
+		d.long = &sample
+	}
+}
+
+// run samples one due domain after each offer, until ctx ends.
+func (s *dirtySampler) run(ctx context.Context, h *Host) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		id, window, ok := s.next(time.Now())
+		if !ok {
+			continue
+		}
+		sample, err := h.estimateDirty(ctx, id, window)
+		if err != nil {
+			h.log.Debug("dirty rate not sampled", "domain", id, "err", err)
+			continue
+		}
+		s.put(id, sample)
+	}
+}
+
+// estimateDirty has QEMU sample one domain's pages over the window. It waits for the result, gives
+// up when the domain begins to leave, and asks nothing of one that does: a probe would wait for the
+// migration's lock and hold one of libvirtd's workers for 30 s.
+func (h *Host) estimateDirty(ctx context.Context, id hypervisor.DomainID, window time.Duration) (hypervisor.DirtySample, error) {
+	none := hypervisor.DirtySample{}
+	leaving := func() error {
+		if h.outgoing.leaving(id) {
+			return refuse("dirty rate", id, hypervisor.ClassInvalid, "the domain is leaving")
+		}
+		return nil
+	}
+	if err := leaving(); err != nil {
+		return none, err
+	}
+	r := request{op: "dirty rate", domain: id, limit: 2 * time.Second, quiet: true}
+	seconds := int(window / time.Second)
+	_, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, d.StartDirtyRateCalc(seconds, libvirt.DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING)
+	})
+	if err != nil {
+		return none, err
+	}
+	wait := window + 200*time.Millisecond
+	for range 5 {
+		select {
+		case <-ctx.Done():
+			return none, gaveUp("dirty rate", id, ctx.Err())
+		case <-time.After(wait):
+		}
+		if err := leaving(); err != nil {
+			return none, err
+		}
+		rate, done, err := h.dirtyRate(ctx, r)
+		if err != nil {
+			return none, err
+		}
+		if done {
+			return hypervisor.DirtySample{Rate: rate, Window: window, At: time.Now()}, nil
+		}
+		wait = 500 * time.Millisecond
+	}
+	return none, refuse("dirty rate", id, hypervisor.ClassBusy, "QEMU did not finish its estimate")
+}
+
+// dirtyRate reads the result of the last estimate; false while QEMU still samples.
+func (h *Host) dirtyRate(ctx context.Context, r request) (rate hypervisor.BytesPerSecond, done bool, err error) {
+	r.slots = h.controlSlots
+	measured, err := onLink(ctx, h, h.control, r, func(lv *libvirt.Connect) (*libvirt.DomainStatsDirtyRate, error) {
+		return withDomain(lv, r.domain, func(d *libvirt.Domain) (*libvirt.DomainStatsDirtyRate, error) {
+			stats, err := lv.GetAllDomainStats([]*libvirt.Domain{d}, libvirt.DOMAIN_STATS_DIRTYRATE, libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
+			if err != nil {
+				return nil, err
+			}
+			var found *libvirt.DomainStatsDirtyRate
+			for i := range stats {
+				found = stats[i].DirtyRate
+				_ = stats[i].Domain.Free()
+			}
+			return found, nil
+		})
+	})
+	if err != nil || measured == nil || !measured.CalcStatusSet || !measured.MegabytesPerSecondSet {
+		return 0, false, err
+	}
+	if measured.CalcStatus != int(libvirt.DOMAIN_DIRTYRATE_MEASURED) || measured.MegabytesPerSecond < 0 {
+		return 0, false, nil
+	}
+	// Libvirt calls them megabytes; QEMU counts in MiB.
+	return hypervisor.BytesPerSecond(hypervisor.Bytes(measured.MegabytesPerSecond) * hypervisor.MiB), true, nil
+}
+
+// settleForeign looks at the domains that were seen to leave by another's hand: whether they still
+// do. There are seldom any.
+func (h *Host) settleForeign(ctx context.Context) {
+	if !h.outgoing.sure() {
+		// At start and after a reset: find out once who is leaving.
+		if _, err := h.Migrations(ctx); err == nil {
+			h.outgoing.settled()
+		}
+		return
+	}
+	for _, id := range h.outgoing.foreign() {
+		stats, err := h.JobStats(ctx, id)
+		if err == nil && stats.Kind != hypervisor.JobOutgoing || hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+			h.outgoing.gone(id)
+		}
+	}
+}

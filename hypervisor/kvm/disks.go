@@ -1,0 +1,199 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"drover/hypervisor"
+)
+
+const (
+	imageLimit = time.Minute
+	// imageTool makes disk images; it comes with QEMU.
+	imageTool = "qemu-img"
+)
+
+// CreateDisks makes the files that a storage copy will fill, each of the disk's virtual size and
+// format, in the name of the migration. It may be repeated. A file that exists and wasn't made for
+// this migration is refused (ClassInvalid), and whatever was made in the same call is taken back.
+func (h *Host) CreateDisks(ctx context.Context, migration string, disks []hypervisor.Disk) error {
+	if migration == "" {
+		return refuse("create disks", "", hypervisor.ClassArgument, "no migration given to make them for")
+	}
+	r := request{op: "create disks", limit: imageLimit, slots: newSlots(1)}
+	_, err := ask(ctx, h.t, r, func() (struct{}, error) {
+		var fresh []string
+		for _, disk := range disks {
+			path, err := h.createDisk(migration, disk)
+			if err != nil {
+				return struct{}{}, errors.Join(err, h.takeBack(migration, fresh))
+			}
+			if path != "" {
+				fresh = append(fresh, path)
+			}
+		}
+		return struct{}{}, nil
+	})
+	h.refreshPools(ctx, disks)
+	return err
+}
+
+// createDisk makes one file and returns its path, empty when it was there from an earlier call.
+func (h *Host) createDisk(migration string, disk hypervisor.Disk) (string, error) {
+	bad := func(class hypervisor.Class, format string, args ...any) (string, error) {
+		return "", refuse("create disk "+disk.Target, "", class, format, args...)
+	}
+	format := orElse(disk.Format, "raw")
+	switch {
+	case !filepath.IsAbs(disk.Source) || strings.HasPrefix(filepath.Clean(disk.Source), "/dev/"):
+		return bad(hypervisor.ClassUnsupported, "%q is no file: only files can be made", disk.Source)
+	case format != "raw" && format != "qcow2":
+		return bad(hypervisor.ClassUnsupported, "format %q: want raw or qcow2", format)
+	case disk.Size <= 0:
+		return bad(hypervisor.ClassArgument, "size of %s is not known", disk.Source)
+	case h.copies.owns(migration, disk.Source):
+		return "", nil
+	}
+	// Exclusive, so that nothing that exists is ever touched, even by a race.
+	f, err := os.OpenFile(disk.Source, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return bad(hypervisor.ClassInvalid, "%s exists already and was not made for this migration", disk.Source)
+	}
+	if err != nil {
+		return bad(hypervisor.ClassFailed, "%s", reasonOf(err, disk.Source))
+	}
+	info, err := f.Stat()
+	_ = f.Close()
+	if err == nil {
+		err = h.copies.record(migration, disk.Source, info)
+	}
+	if err == nil {
+		err = makeImage(disk.Source, format, disk.Size)
+	}
+	if err != nil {
+		return bad(hypervisor.ClassFailed, "%v", errors.Join(err, h.takeBack(migration, []string{disk.Source})))
+	}
+	return disk.Source, nil
+}
+
+// makeImage gives an empty file the format and the size.
+func makeImage(path, format string, size hypervisor.Bytes) error {
+	ctx, cancel := context.WithTimeout(context.Background(), imageLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, imageTool, "create", "-q", "-f", format, path, strconv.FormatInt(int64(size), 10))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", imageTool, path, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// DiscardDisks removes the files that were made for a migration which did not happen. It removes
+// nothing else: a file that was replaced meanwhile, or that a domain here uses, stays. It may be
+// repeated, and is done when there is nothing left.
+func (h *Host) DiscardDisks(ctx context.Context, migration string) error {
+	paths := h.copies.files(migration)
+	if len(paths) == 0 {
+		return nil
+	}
+	used, err := h.usedPaths(ctx)
+	if err != nil {
+		return err
+	}
+	var free []string
+	var kept []error
+	for _, path := range paths {
+		if by, ok := used[path]; ok {
+			kept = append(kept, refuse("discard disk", by, hypervisor.ClassInvalid, "%s is in use by a VM here and stays", path))
+			continue
+		}
+		free = append(free, path)
+	}
+	r := request{op: "discard disks", limit: imageLimit, slots: newSlots(1)}
+	_, err = ask(ctx, h.t, r, func() (struct{}, error) { return struct{}{}, h.takeBack(migration, free) })
+	disks := make([]hypervisor.Disk, 0, len(free))
+	for _, path := range free {
+		disks = append(disks, hypervisor.Disk{Source: path})
+	}
+	h.refreshPools(ctx, disks)
+	return errors.Join(append(kept, err)...)
+}
+
+// usedPaths are the disk sources of all domains here, active or defined, read afresh.
+func (h *Host) usedPaths(ctx context.Context) (map[string]hypervisor.DomainID, error) {
+	h.facts.forgetAll()
+	domains, err := h.domainFacts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]hypervisor.DomainID{}
+	for _, d := range domains {
+		for _, disk := range d.Disks {
+			used[disk.Source] = d.ID
+		}
+	}
+	return used, nil
+}
+
+// takeBack removes files that are still the ones that were made.
+func (h *Host) takeBack(migration string, paths []string) error {
+	var errs []error
+	for _, path := range paths {
+		switch info, err := os.Stat(path); {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		case !h.copies.same(migration, path, info):
+			h.log.Warn("file made for a migration was replaced, it stays", "path", path, "migration", migration)
+		default:
+			if err := os.Remove(path); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+		}
+		errs = append(errs, h.copies.strike(migration, path))
+	}
+	return errors.Join(errs...)
+}
+
+// refreshPools lets libvirt's storage pools see files that came or went in their directories.
+func (h *Host) refreshPools(ctx context.Context, disks []hypervisor.Disk) {
+	dirs := map[string]bool{}
+	for _, d := range disks {
+		dirs[filepath.Dir(d.Source)] = true
+	}
+	_, err := onHost(ctx, h, "refresh pools", func(lv *libvirt.Connect) (struct{}, error) {
+		for dir := range dirs {
+			pool, err := lv.LookupStoragePoolByTargetPath(dir)
+			if err != nil {
+				continue // no pool there, or no storage driver
+			}
+			if err := pool.Refresh(0); err != nil {
+				h.log.Debug("storage pool not refreshed", "path", dir, "err", err)
+			}
+			_ = pool.Free()
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		h.log.Debug("storage pools not refreshed", "err", err)
+	}
+}
+
+// identity is what tells a file from another of the same name.
+func identity(info os.FileInfo) (dev, ino uint64) {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Dev, s.Ino
+	}
+	return 0, 0
+}

@@ -1,0 +1,136 @@
+package kvm
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ledgerAge is how long it is remembered which files were made for a migration.
+const ledgerAge = 30 * 24 * time.Hour
+
+// ledger remembers which disk files were made for which migration, on disk where it was given a
+// place: only what is in it may ever be removed, also by an agent that was restarted.
+type ledger struct {
+	path string // empty: in memory only
+
+	mu      sync.Mutex
+	entries []ledgerEntry
+}
+
+type ledgerEntry struct {
+	Migration string    `json:"migration"`
+	Path      string    `json:"path"`
+	Device    uint64    `json:"device"`
+	Inode     uint64    `json:"inode"`
+	Made      time.Time `json:"made"`
+}
+
+// openLedger reads the ledger in dir. One that can't be read is an error: with it lost, files that
+// drover made would be taken for somebody else's for ever.
+func openLedger(dir string) (*ledger, error) {
+	l := &ledger{}
+	if dir == "" {
+		return l, nil
+	}
+	l.path = filepath.Join(dir, "copied-disks.json")
+	text, err := os.ReadFile(l.path)
+	if os.IsNotExist(err) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ledger of copied disks: %w", err)
+	}
+	if err := json.Unmarshal(text, &l.entries); err != nil {
+		return nil, fmt.Errorf("ledger of copied disks %s: %w", l.path, err)
+	}
+	return l, nil
+}
+
+// record notes a file right after it was made.
+func (l *ledger) record(migration, path string, info os.FileInfo) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	dev, ino := identity(info)
+	now := time.Now()
+	l.entries = slices.DeleteFunc(l.entries, func(e ledgerEntry) bool { return now.Sub(e.Made) > ledgerAge })
+	l.entries = append(l.entries, ledgerEntry{Migration: migration, Path: path, Device: dev, Inode: ino, Made: now})
+	return l.save()
+}
+
+// strike forgets a file.
+func (l *ledger) strike(migration, path string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = slices.DeleteFunc(l.entries, func(e ledgerEntry) bool { return e.Migration == migration && e.Path == path })
+	return l.save()
+}
+
+// owns reports whether the path is, now, the file that was made for the migration.
+func (l *ledger) owns(migration, path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && l.same(migration, path, info)
+}
+
+// made reports whether the path is, now, a file that was made for any migration.
+func (l *ledger) made(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && l.same("", path, info)
+}
+
+// same reports whether a file is the one in the ledger; an empty migration stands for any.
+func (l *ledger) same(migration, path string, info os.FileInfo) bool {
+	dev, ino := identity(info)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.entries, func(e ledgerEntry) bool {
+		return (migration == "" || e.Migration == migration) && e.Path == path && e.Device == dev && e.Inode == ino
+	})
+}
+
+// files lists the paths made for a migration.
+func (l *ledger) files(migration string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var paths []string
+	for _, e := range l.entries {
+		if e.Migration == migration {
+			paths = append(paths, e.Path)
+		}
+	}
+	return paths
+}
+
+// save writes the ledger so that a crash leaves either the old or the new one.
+func (l *ledger) save() error {
+	if l.path == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(l.entries, "", "  ")
+	if err != nil {
+		return fmt.Errorf("ledger of copied disks: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(l.path), ".copied-disks-*")
+	if err != nil {
+		return fmt.Errorf("ledger of copied disks: %w", err)
+	}
+	defer os.Remove(f.Name()) // fails once it has its final name
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), l.path)
+	}
+	if err != nil {
+		return fmt.Errorf("ledger of copied disks: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package kvm
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"drover/hypervisor"
+)
+
+// Migrate moves a domain to another host, peer to peer: this host's libvirtd drives, and goes on if
+// this process dies. It blocks until libvirt answers. When ctx ends first it returns
+// ClassUnknownOutcome and aborts nothing: the migration goes on, its statistics and limits can still
+// be used, and it counts as a straggler until libvirt answers.
+//
+// An error of any class but ClassUnknownOutcome means that the guest was seen to be where it was
+// before, in the state it was in.
+func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
+	lv, qemu := h.versions()
+	o, err := plan(spec, lv, qemu)
+	if err != nil {
+		return err
+	}
+	before, err := h.Sight(ctx, spec.Domain)
+	if err != nil {
+		return err
+	}
+	if before.State == hypervisor.StateAbsent {
+		return refuse("migrate", spec.Domain, hypervisor.ClassNoDomain, "no such domain here")
+	}
+	s, err := h.outgoing.begin(spec.Domain)
+	if err != nil {
+		return err
+	}
+	c, err := h.stream(ctx, s, spec.Domain, o)
+	if err != nil {
+		h.outgoing.end(spec.Domain)
+		return err
+	}
+	err = h.send(ctx, c, spec.Domain, o)
+	if err == nil {
+		return nil
+	}
+	var lost *hypervisor.Error
+	if errors.As(err, &lost) && ctx.Err() != nil && errors.Is(lost.Err, ctx.Err()) {
+		return err
+	}
+	return h.settle(ctx, before, err)
+}
+
+// stream opens the migration's own connection and sets the limits that must stand before the call.
+func (h *Host) stream(ctx context.Context, s *stream, id hypervisor.DomainID, o order) (*conn, error) {
+	c, err := dialBoxed(ctx, h.t, h.cfg.connect, h.cfg.URI)
+	if err != nil {
+		// Nothing was asked of this libvirt but to talk.
+		return nil, &hypervisor.Error{
+			Op: "migrate", Domain: id, Class: hypervisor.ClassUnavailable, Message: "no connection to libvirt", Err: err,
+		}
+	}
+	c.hold()
+	r := request{op: "migrate: set limits", domain: id, limit: slowLimit, slots: s.slots}
+	_, err = onConn(ctx, h.t, c, r, func(lv *libvirt.Connect) (struct{}, error) {
+		return withDomain(lv, id, func(d *libvirt.Domain) (struct{}, error) {
+			if err := d.MigrateSetMaxDowntime(o.downtime, 0); err != nil {
+				return struct{}{}, err
+			}
+			if o.speed == 0 {
+				return struct{}{}, nil
+			}
+			return struct{}{}, d.MigrateSetMaxSpeed(o.speed, 0)
+		})
+	})
+	if err != nil {
+		c.retire()
+		return nil, notStarted(err)
+	}
+	h.outgoing.connected(s, c)
+	return c, nil
+}
+
+// notStarted corrects the class of an error from before the migrate call: whatever became of the
+// limits, the outcome of the migration is known, because it was never begun.
+func notStarted(err error) error {
+	var e *hypervisor.Error
+	if errors.As(err, &e) && e.Class == hypervisor.ClassUnknownOutcome {
+		changed := *e
+		changed.Class = hypervisor.ClassUnavailable
+		return &changed
+	}
+	return err
+}
+
+// send makes the migrate call. The domain's place and connection are given back when libvirt has
+// answered, however long after the caller left that is.
+func (h *Host) send(ctx context.Context, c *conn, id hypervisor.DomainID, o order) error {
+	r := request{
+		op: "migrate", domain: id, slots: newSlots(1),
+		// A migration that goes on is no domain that hangs: it must not bar the domain's other calls.
+		despite: true, quiet: true,
+		release: func() {
+			h.outgoing.end(id)
+			c.retire()
+		},
+	}
+	_, err := ask(ctx, h.t, r, func() (struct{}, error) {
+		return withDomain(c.lv, id, func(d *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, d.MigrateToURI3(o.peer, &o.params, o.flags)
+		})
+	})
+	return err
+}
+
+// settle looks at the source after a failed migration and corrects the error's class: libvirt
+// answers with the same number for a peer that never answered and for one whose last answer, that
+// the guest runs there, was lost.
+func (h *Host) settle(ctx context.Context, before hypervisor.Sighting, err error) error {
+	var e *hypervisor.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quickLimit)
+	defer cancel()
+	after, serr := h.Sight(ctx, before.Domain)
+	verdict := *e
+	if serr != nil {
+		verdict.Class = hypervisor.ClassUnknownOutcome
+		return &verdict
+	}
+	verdict.Class = verdictOn(before, after, e.Class)
+	return &verdict
+}
+
+// verdictOn is the class of a failed migration, given what was seen of its source before and after.
+//
+// A source that runs and whose vCPUs were never stopped proves that the target can't have started:
+// libvirt gives the reason "migration cancelled" to every guest that it resumes at roll-back. After
+// a roll-back only libvirt's own firm refusal counts, since the resume may have come from a lost
+// answer of a target that runs.
+func verdictOn(before, after hypervisor.Sighting, class hypervisor.Class) hypervisor.Class {
+	same := after.State == before.State && after.Reason == before.Reason
+	rolledBack := after.State == hypervisor.StateRunning && after.Reason == hypervisor.ReasonMigrationCanceled
+	firm := class != hypervisor.ClassUnknownOutcome && class != hypervisor.ClassDenied && class != hypervisor.ClassNoDomain
+	switch {
+	case after.Job == hypervisor.JobOutgoing && class == hypervisor.ClassInvalid:
+		return class // refused because another migration of this domain runs
+	case after.Job != hypervisor.JobNone:
+		return hypervisor.ClassUnknownOutcome
+	case rolledBack && firm:
+		return class
+	case same && !rolledBack && class == hypervisor.ClassUnknownOutcome,
+		same && !rolledBack && class == hypervisor.ClassNoDomain:
+		return hypervisor.ClassFailed
+	case same && !rolledBack:
+		return class
+	}
+	return hypervisor.ClassUnknownOutcome
+}
+
+// Abort asks libvirt to end the domain's job. Success proves nothing: at the last moment the
+// migration may still complete, and only Migrate's result or a Sight of both hosts tells. With no
+// job to abort the class is ClassInvalid.
+func (h *Host) Abort(ctx context.Context, id hypervisor.DomainID) error {
+	r := request{op: "abort", domain: id, limit: abortLimit, slots: h.abortSlots, despite: true}
+	_, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, d.AbortJob()
+	})
+	return err
+}
+
+// SetDowntime changes the downtime limit of a running migration; QEMU heeds it within about 100 ms.
+func (h *Host) SetDowntime(ctx context.Context, id hypervisor.DomainID, limit time.Duration) error {
+	if limit <= 0 || limit > maxDowntime {
+		return refuse("set downtime", id, hypervisor.ClassArgument, "limit %s: want more than 0 and at most %s", limit, maxDowntime)
+	}
+	_, err := onTuned(ctx, h, request{op: "set downtime", domain: id}, func(d *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, d.MigrateSetMaxDowntime(wholeMilliseconds(limit), 0)
+	})
+	return err
+}
+
+// SetBandwidth changes the bandwidth limit of a running migration's memory stream, in whole MiB/s
+// rounded down, at least 1. Disk mirrors keep the limit that they began with.
+func (h *Host) SetBandwidth(ctx context.Context, id hypervisor.DomainID, limit hypervisor.BytesPerSecond) error {
+	if limit <= 0 || hypervisor.Bytes(limit)/hypervisor.MiB > maxBandwidth {
+		return refuse("set bandwidth", id, hypervisor.ClassArgument, "limit %d B/s: want more than 0", limit)
+	}
+	_, err := onTuned(ctx, h, request{op: "set bandwidth", domain: id}, func(d *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, d.MigrateSetMaxSpeed(mebibytes(limit), 0)
+	})
+	return err
+}
+
+// StartPostCopy switches a migration that was started with Strategy.PostCopy over to the target at
+// QEMU's next iteration check. From then on the guest can't be rolled back.
+func (h *Host) StartPostCopy(ctx context.Context, id hypervisor.DomainID) error {
+	_, err := onTuned(ctx, h, request{op: "start post-copy", domain: id}, func(d *libvirt.Domain) (struct{}, error) {
+		return struct{}{}, d.MigrateStartPostCopy(0)
+	})
+	return err
+}
+
+// onTuned runs a call about a migration on that migration's own connection, so that other domains
+// that hang can't keep it from being steered; on the control connection for an adopted one.
+func onTuned[T any](ctx context.Context, h *Host, r request, fn func(*libvirt.Domain) (T, error)) (T, error) {
+	r.limit = quickLimit
+	c, own := h.outgoing.tuning(r.domain)
+	if c == nil {
+		return onDomain(ctx, h, r, fn)
+	}
+	r.slots = own
+	return onConn(ctx, h.t, c, r, func(lv *libvirt.Connect) (T, error) {
+		return withDomain(lv, r.domain, fn)
+	})
+}
