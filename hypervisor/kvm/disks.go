@@ -97,10 +97,10 @@ func makeImage(path, format string, size hypervisor.Bytes) error {
 	return nil
 }
 
-// DiscardDisks removes the files that were made for a migration which did not happen. It removes
+// RemoveDisks removes the files that were made for a migration which did not happen. It removes
 // nothing else: a file that was replaced meanwhile, or that a domain here uses, stays. It may be
 // repeated, and is done when there is nothing left.
-func (h *Host) DiscardDisks(ctx context.Context, migration string) error {
+func (h *Host) RemoveDisks(ctx context.Context, migration string) error {
 	paths := h.copies.files(migration)
 	if len(paths) == 0 {
 		return nil
