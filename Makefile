@@ -70,7 +70,7 @@ bench: bench-overhead ## all benchmarks
 
 .PHONY: bench-overhead
 bench-overhead: build deps ## drover migrate --wait against a bare libvirt migration, side by side; JSON in build/
-	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 1h -tags bench -run TestOverhead ./test/lab
+	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 1h -tags bench -run 'TestOverhead|TestAgentCost' ./test/lab
 
 .PHONY: verify
 verify: ## formatting, vet and static analysis

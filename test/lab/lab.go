@@ -1,0 +1,265 @@
+// Package lab drives drover on real libvirt hosts, by the programs that people use: drover-lab makes
+// the hosts and the guests, drover is the command line, and what is asserted is what the records say,
+// what each host's libvirt says, and what a probe outside the guests saw.
+//
+// It needs root and the packages of deploy/lab/install-deps.sh. TestMain makes one lab for all tests;
+// each test starts guests of its own and leaves none.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/precopy"
+)
+
+// Lab is a lab that is up with drover running in it. Methods fail the test they are given.
+type Lab struct {
+	Name  string
+	Build string // directory with the three programs
+	Hosts []string
+}
+
+// Result is what a program did.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+	Took           time.Duration
+}
+
+// String shows everything, for failure messages.
+func (r Result) String() string {
+	return fmt.Sprintf("exit %d after %s\nstdout: %s\nstderr: %s", r.Code, r.Took.Round(time.Millisecond), r.Stdout, r.Stderr)
+}
+
+// Options are the shape of a lab.
+type Options struct {
+	Hosts int
+	Shape string
+	CPUs  float64
+}
+
+// Up makes a lab and starts drover in it. The caller calls Down.
+func Up(name string, o Options) (*Lab, error) {
+	build := os.Getenv("DROVER_BUILD")
+	if build == "" {
+		build = "../../build"
+	}
+	build, err := filepath.Abs(build)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{Name: name, Build: build}
+	for i := range o.Hosts {
+		l.Hosts = append(l.Hosts, fmt.Sprintf("kvm%d", i+1))
+	}
+	args := []string{"up", "--hosts", fmt.Sprint(o.Hosts)}
+	if o.Shape != "" {
+		args = append(args, "--shape", o.Shape)
+	}
+	if o.CPUs > 0 {
+		args = append(args, "--cpus", fmt.Sprint(o.CPUs))
+	}
+	_ = l.Down() // what an earlier run left
+	if r := l.run(context.Background(), "drover-lab", args...); r.Code != 0 {
+		return nil, fmt.Errorf("drover-lab up: %s", r)
+	}
+	if r := l.run(context.Background(), "drover-lab", "drover", "start", "--build", build); r.Code != 0 {
+		err := fmt.Errorf("drover-lab drover start: %s", r)
+		return nil, errors.Join(err, l.Down())
+	}
+	return l, nil
+}
+
+// Down removes the lab and everything in it.
+func (l *Lab) Down() error {
+	if r := l.run(context.Background(), "drover-lab", "down"); r.Code != 0 {
+		return fmt.Errorf("drover-lab down: %s", r)
+	}
+	return nil
+}
+
+func (l *Lab) run(ctx context.Context, program string, args ...string) Result {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.Build, program), args...)
+	cmd.Env = append(os.Environ(), "DROVER_LAB="+l.Name)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	began := time.Now()
+	err := cmd.Run()
+	r := Result{Stdout: out.String(), Stderr: errs.String(), Took: time.Since(began)}
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		r.Code = exit.ExitCode()
+	case err != nil:
+		r.Code, r.Stderr = -1, r.Stderr+err.Error()
+	}
+	return r
+}
+
+// Do runs a drover-lab command that must succeed and returns its output.
+func (l *Lab) Do(t testing.TB, args ...string) string {
+	t.Helper()
+	r := l.run(t.Context(), "drover-lab", args...)
+	if r.Code != 0 {
+		t.Fatalf("drover-lab %s: %s", strings.Join(args, " "), r)
+	}
+	return r.Stdout
+}
+
+// Drover runs a drover command on the control host, as an administrator.
+func (l *Lab) Drover(ctx context.Context, args ...string) Result {
+	return l.run(ctx, "drover-lab", append([]string{"drover", "run", "--build", l.Build, "--"}, args...)...)
+}
+
+// MustDrover runs a drover command that must succeed.
+func (l *Lab) MustDrover(t testing.TB, args ...string) Result {
+	t.Helper()
+	r := l.Drover(t.Context(), args...)
+	if r.Code != 0 {
+		t.Fatalf("drover %s: %s", strings.Join(args, " "), r)
+	}
+	return r
+}
+
+// Virsh runs virsh on a host.
+func (l *Lab) Virsh(t testing.TB, host string, args ...string) string {
+	t.Helper()
+	return l.Do(t, append([]string{"exec", host, "--", "virsh", "-q", "-c", "qemu:///system"}, args...)...)
+}
+
+// Guest starts a guest and stops it at the end of the test.
+func (l *Lab) Guest(t testing.TB, name, host string, flags ...string) {
+	t.Helper()
+	l.Do(t, append([]string{"guest", "start", name, "--host", host}, flags...)...)
+	t.Cleanup(func() {
+		r := l.run(context.Background(), "drover-lab", "guest", "stop", name)
+		if r.Code != 0 && !t.Failed() {
+			t.Errorf("guest stop %s: %s", name, r)
+		}
+	})
+	l.Eventually(t, 10*time.Second, "drover lists "+name, func() bool {
+		return strings.Contains(l.MustDrover(t, "vm", "list").Stdout, name)
+	})
+}
+
+// RunningOn returns the hosts whose libvirt says that the guest runs there.
+func (l *Lab) RunningOn(t testing.TB, guest string) []string {
+	t.Helper()
+	return l.having(t, guest, "--state-running")
+}
+
+// DefinedOn returns the hosts that know the guest at all, running or not.
+func (l *Lab) DefinedOn(t testing.TB, guest string) []string {
+	t.Helper()
+	return l.having(t, guest, "--all")
+}
+
+func (l *Lab) having(t testing.TB, guest, filter string) []string {
+	t.Helper()
+	var out []string
+	for _, h := range l.Hosts {
+		if slices.Contains(strings.Fields(l.Virsh(t, h, "list", "--name", filter)), guest) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// Records returns the guest's migrations, oldest first.
+func (l *Lab) Records(t testing.TB, guest string) []precopy.Migration {
+	t.Helper()
+	var all, out []precopy.Migration
+	unmarshal(t, l.MustDrover(t, "migration", "list", "-o", "json").Stdout, &all)
+	for _, m := range all {
+		if m.Domain == guest {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b precopy.Migration) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// Last returns the guest's newest migration.
+func (l *Lab) Last(t testing.TB, guest string) precopy.Migration {
+	t.Helper()
+	all := l.Records(t, guest)
+	if len(all) == 0 {
+		t.Fatalf("no record of a migration of %s", guest)
+	}
+	return all[len(all)-1]
+}
+
+// WaitPhase waits until the guest's newest migration is in one of the phases, and returns it.
+func (l *Lab) WaitPhase(t testing.TB, guest string, limit time.Duration, phases ...precopy.Phase) precopy.Migration {
+	t.Helper()
+	var m precopy.Migration
+	l.Eventually(t, limit, fmt.Sprintf("%s in %v", guest, phases), func() bool {
+		all := l.Records(t, guest)
+		if len(all) == 0 {
+			return false
+		}
+		m = all[len(all)-1]
+		return slices.Contains(phases, m.Phase)
+	})
+	return m
+}
+
+// Eventually polls until the condition holds.
+func (l *Lab) Eventually(t testing.TB, limit time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for began := time.Now(); !holds(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(began) > limit {
+			t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
+
+// Verify checks from outside that the guest lives and its memory is what it wrote.
+func (l *Lab) Verify(t testing.TB, guest string) {
+	t.Helper()
+	l.Do(t, "guest", "verify", guest)
+}
+
+// OnOnly asserts that the guest runs on the host, and that no other knows it.
+func (l *Lab) OnOnly(t testing.TB, guest, host string) {
+	t.Helper()
+	if on := l.RunningOn(t, guest); !slices.Equal(on, []string{host}) {
+		t.Errorf("%s runs on %v, want only %s", guest, on, host)
+	}
+	if known := l.DefinedOn(t, guest); !slices.Equal(known, []string{host}) {
+		t.Errorf("%s is known to %v, want only %s", guest, known, host)
+	}
+	l.Verify(t, guest)
+}
+
+// Logs prints the end of every daemon's log, for a failed test.
+func (l *Lab) Logs(t testing.TB) {
+	var env struct {
+		Logs string `json:"logs"`
+	}
+	unmarshal(t, l.Do(t, "env", "-o", "json"), &env)
+	paths, _ := filepath.Glob(filepath.Join(env.Logs, "*", "*.log"))
+	for _, p := range paths {
+		text, _ := os.ReadFile(p)
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		t.Logf("%s:\n%s", strings.TrimPrefix(p, env.Logs), strings.Join(lines[max(0, len(lines)-25):], "\n"))
+	}
+}
+
+func unmarshal(t testing.TB, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatalf("not JSON: %v\n%s", err, text)
+	}
+}
