@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"drover/cmd/internal/conf"
+	"drover/cmd/internal/serve"
+	"drover/cmd/internal/version"
+	"drover/hypervisor"
+	"drover/hypervisor/kvm"
+	"drover/precopy"
+	"drover/store"
+	"drover/store/etcd"
+)
+
+// serveAgent is the one place where the agent is put together. It returns when ctx ends, after a
+// graceful stop: running migrations are left to libvirt, and adopted at the next start.
+func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
+	spool, err := precopy.OpenSpool(filepath.Join(s.SpoolDir, "spool"))
+	if err != nil {
+		return err
+	}
+	host, err := kvm.Open(ctx, kvm.Config{
+		URI: s.LibvirtURI, Name: s.Name, PeerURI: s.PeerURI, MigrationAddress: s.MigrationAddress,
+		Capacity: s.Capacity, LoadSource: kvm.LoadSource(s.LoadSource),
+		AgentVersion: version.Version, ProtocolMin: precopy.Schema, ProtocolMax: precopy.Schema,
+		Logger: log,
+	})
+	if err != nil {
+		return fmt.Errorf("libvirt at %s: %w", s.LibvirtURI, err)
+	}
+	defer host.Close()
+	client, err := etcd.Open(etcd.Config{
+		Endpoints: s.Endpoints, CA: s.CA, Cert: s.Cert, Key: s.Key, Insecure: s.Insecure, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	st := store.New(client)
+	defer st.Close()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	a := &agent{
+		conf: s, log: log, host: host, store: st,
+		instance: uuid.NewString(), metrics: newMetrics(registry, host),
+	}
+	a.reporter = hypervisor.NewReporter(hypervisor.ReporterConfig{Sampler: host, Sink: a, Log: log})
+	a.worker = precopy.NewWorker(precopy.Config{
+		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
+		Log: log, Events: host.Events(), Observe: a.observe,
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.holdSession(ctx) })
+	g.Go(func() error { return a.worker.Run(ctx) })
+	g.Go(func() error { return a.reporter.Run(ctx) })
+	g.Go(func() error { return a.pokeOnEvents(ctx, host.Events()) })
+	g.Go(func() error {
+		return serve.Run(ctx, serve.Config{
+			Address: s.MetricsAddress, TLS: serve.Files{CA: s.CA, Cert: s.Cert, Key: s.Key}, Insecure: s.Insecure,
+			Logger: log, Metrics: registry, Ready: a.ready, Status: a.status,
+		})
+	})
+	log.Info("agent started", "host", s.Name, "instance", a.instance, "version", version.Version)
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("agent stopped", "left_running", a.worker.Active())
+	return nil
+}
+
+type agent struct {
+	conf     *conf.Agent
+	log      *slog.Logger
+	host     *kvm.Host
+	store    *store.Store
+	instance string
+	reporter *hypervisor.Reporter
+	worker   *precopy.Worker
+	metrics  *metrics
+	sessions sessionHolder
+}
+
+// observe is called for each migration that ended here.
+func (a *agent) observe(m precopy.Migration) {
+	a.metrics.ended(m)
+	a.reporter.Poke()
+}
+
+// pokeOnEvents reports afresh when a domain came or went, so that nobody looks for it in vain.
+func (a *agent) pokeOnEvents(ctx context.Context, events <-chan hypervisor.Event) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-events:
+			if !ok {
+				return nil
+			}
+			if e.Kind != hypervisor.EventRound {
+				a.reporter.Poke()
+			}
+		}
+	}
+}
+
+func (a *agent) ready() error {
+	if a.sessions.get() == nil {
+		return errors.New("no lease: the store is away, or another machine holds the name")
+	}
+	return nil
+}
+
+func (a *agent) status() serve.Page {
+	state := "holds its lease"
+	if err := a.ready(); err != nil {
+		state = err.Error()
+	}
+	return serve.Page{Title: "drover-agent on " + a.conf.Name, Rows: []serve.Row{
+		{Name: "session", Value: state},
+		{Name: "instance", Value: a.instance},
+		{Name: "version", Value: version.Version},
+		{Name: "migrations under way", Value: fmt.Sprint(a.worker.Active())},
+		{Name: "libvirt calls that do not return", Value: fmt.Sprint(a.host.Stragglers())},
+	}}
+}
