@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"drover/store/kv"
+)
+
+// Event is one line of the audit: who did what to whom.
+type Event struct {
+	Schema int `json:"schema"`
+	// ID is set by Record; it sorts by age.
+	ID string `json:"id"`
+	// At is when it happened, by the clock of who recorded it; now when zero.
+	At time.Time `json:"at"`
+	// Actor is a person, "leader NAME" or "agent HOST".
+	Actor string `json:"actor"`
+	// Kind is a stable word such as "host-cordoned"; tools branch on it.
+	Kind string `json:"kind"`
+	// Subject is a host's name, or the ID of a migration, run or domain.
+	Subject string `json:"subject"`
+	Text    string `json:"text"`
+}
+
+// Record adds an event to the audit. After an answer that got lost it may stand there twice.
+func (s *Store) Record(ctx context.Context, e Event) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return fmt.Errorf("record event: %w", err)
+	}
+	e.Schema, e.ID = Schema, id.String()
+	if e.At.IsZero() {
+		e.At = time.Now().UTC()
+	}
+	value, err := encode(e)
+	if err != nil {
+		return fmt.Errorf("record event: %w", err)
+	}
+	_, _, err = s.kv.Txn(ctx, nil, []kv.Op{kv.Put(eventsPrefix+e.ID, value)})
+	if err != nil {
+		return fmt.Errorf("record event %s: %w", e.Kind, err)
+	}
+	return nil
+}
+
+// Events returns the newest events, newest first, at most limit.
+func (s *Store) Events(ctx context.Context, limit int) ([]Event, error) {
+	entries, err := s.kv.Last(ctx, eventsPrefix, limit)
+	if err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	var out []Event
+	for _, e := range entries {
+		var ev Event
+		if err := decode(e.Value, &ev); err != nil {
+			s.log.Error("event left out", "key", e.Key, "err", err)
+			continue
+		}
+		out = append(out, ev)
+	}
+	return out, nil
+}
+
+// WatchEvents delivers events as they are recorded, the present ones first (oldest first), until ctx
+// ends, when the channel is closed. Events come again after history was lost.
+func (s *Store) WatchEvents(ctx context.Context) <-chan Event {
+	out := make(chan Event)
+	rows := Table[Event]{s, eventsPrefix, "event"}.Watch(ctx)
+	go func() {
+		defer close(out)
+		for batch := range rows {
+			for _, r := range batch.Changed {
+				select {
+				case out <- r.Value:
+				case <-ctx.Done():
+				}
+			}
+		}
+	}()
+	return out
+}
+
+// PruneEvents deletes, for the leader, all but the newest keep events.
+func (s *Store) PruneEvents(ctx context.Context, fence Fence, keep int) (int, error) {
+	n, err := s.pruneLog(ctx, fence, eventsPrefix, keep)
+	if err != nil {
+		return n, fmt.Errorf("prune events: %w", err)
+	}
+	return n, nil
+}

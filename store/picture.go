@@ -1,0 +1,220 @@
+package store
+
+import (
+	"log/slog"
+	"maps"
+	"strings"
+	"time"
+
+	"drover/precopy"
+	"drover/scheduler/fleet"
+	"drover/store/kv"
+)
+
+// picture is the fleet as its keys say, kept up to date key by key. Only changed values are decoded.
+// What it hands out is never written to again. It is not safe for concurrent use.
+type picture struct {
+	log        *slog.Logger
+	rev        int64
+	mods       map[string]int64 // revision of every key that the picture is made of
+	hosts      map[string]*fleet.Host
+	migrations map[string]precopy.Stored
+	leader     *fleet.LeaderInfo
+	shared     bool // the two maps were handed out
+	broken     map[string]error
+}
+
+func newPicture(log *slog.Logger) *picture {
+	return &picture{
+		log:        log,
+		mods:       map[string]int64{},
+		hosts:      map[string]*fleet.Host{},
+		migrations: map[string]precopy.Stored{},
+		broken:     map[string]error{},
+	}
+}
+
+// snapshot hands the picture out.
+func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
+	p.shared = true
+	return &fleet.Snapshot{Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Leader: p.leader}
+}
+
+// own makes the maps the picture's own again, before a change.
+func (p *picture) own() {
+	if p.shared {
+		p.hosts, p.migrations = maps.Clone(p.hosts), maps.Clone(p.migrations)
+		p.shared = false
+	}
+}
+
+// apply takes a batch in and reports whether the picture changed. now is when the batch came.
+func (p *picture) apply(b kv.Batch, now time.Time) bool {
+	changed := false
+	var stale map[string]int64
+	if b.Reset {
+		stale = maps.Clone(p.mods)
+	}
+	for _, e := range b.Events {
+		delete(stale, e.Entry.Key)
+		switch {
+		case e.Deleted:
+			changed = p.remove(e.Entry.Key) || changed
+		case p.mods[e.Entry.Key] != e.Entry.Mod:
+			changed = p.put(e.Entry, now) || changed
+		}
+	}
+	for key := range stale {
+		changed = p.remove(key) || changed
+	}
+	p.rev = max(b.Rev, p.rev)
+	if b.Reset {
+		p.rev = b.Rev // of another history, after a restore
+	}
+	return changed
+}
+
+// put takes one value in.
+func (p *picture) put(e kv.Entry, now time.Time) bool {
+	set := p.part(e.Key)
+	if set == nil {
+		return false
+	}
+	p.own()
+	p.mods[e.Key] = e.Mod
+	delete(p.broken, e.Key)
+	if err := set(&e, now); err != nil {
+		// As good as absent, but not in silence.
+		p.log.Error("value left out of the fleet's picture", "key", e.Key, "err", err)
+		p.broken[e.Key] = err
+		_ = set(nil, now)
+	}
+	return true
+}
+
+// remove takes one value out.
+func (p *picture) remove(key string) bool {
+	if _, known := p.mods[key]; !known {
+		return false
+	}
+	p.own()
+	delete(p.mods, key)
+	delete(p.broken, key)
+	_ = p.part(key)(nil, time.Time{})
+	return true
+}
+
+// setter writes one value into the picture; a nil entry takes it out.
+type setter func(e *kv.Entry, now time.Time) error
+
+// part returns who is in charge of a key; nil for keys that are no part of the picture.
+func (p *picture) part(key string) setter {
+	if key == leaderKey {
+		return p.setLeader
+	}
+	if name, ok := strings.CutPrefix(key, hostsPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setRecord(name, e) }
+	}
+	if id, ok := strings.CutPrefix(key, migrationsPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setMigration(id, e) }
+	}
+	rest, ok := strings.CutPrefix(key, reportsPrefix)
+	if !ok {
+		return nil
+	}
+	name, part, _ := strings.Cut(rest, "/")
+	switch part {
+	case partSession:
+		return func(e *kv.Entry, _ time.Time) error { return p.setSession(name, e) }
+	case partFacts:
+		return func(e *kv.Entry, _ time.Time) error { return p.setFacts(name, e) }
+	case partLoad:
+		return func(e *kv.Entry, now time.Time) error { return p.setLoad(name, e, now) }
+	}
+	return nil
+}
+
+func (p *picture) setLeader(e *kv.Entry, _ time.Time) (err error) {
+	p.leader = nil
+	if e != nil {
+		p.leader, err = decodeLeader(*e)
+	}
+	return err
+}
+
+func (p *picture) setMigration(id string, e *kv.Entry) error {
+	if e == nil {
+		delete(p.migrations, id)
+		return nil
+	}
+	m := precopy.Stored{Revision: e.Mod, Raw: e.Value}
+	if err := decode(e.Value, &m.Migration); err != nil {
+		return err
+	}
+	p.migrations[id] = m
+	return nil
+}
+
+// change replaces a host by a changed copy, and drops it once nothing is known of it any more.
+func (p *picture) change(name string, f func(*fleet.Host)) {
+	h := fleet.Host{Name: name, Record: fleet.HostRecord{Name: name}}
+	if old := p.hosts[name]; old != nil {
+		h = *old
+	}
+	f(&h)
+	_, recorded := p.mods[hostKey(name)]
+	if !recorded && h.Session == nil && h.Facts == nil && h.Load == nil {
+		delete(p.hosts, name)
+		return
+	}
+	p.hosts[name] = &h
+}
+
+func (p *picture) setRecord(name string, e *kv.Entry) error {
+	r := fleet.HostRecord{Name: name}
+	if e != nil {
+		if err := decode(e.Value, &r); err != nil {
+			return err
+		}
+	}
+	p.change(name, func(h *fleet.Host) { h.Record = r })
+	return nil
+}
+
+func (p *picture) setSession(name string, e *kv.Entry) error {
+	var s *fleet.Session
+	if e != nil {
+		s = &fleet.Session{}
+		if err := decode(e.Value, s); err != nil {
+			return err
+		}
+	}
+	p.change(name, func(h *fleet.Host) { h.Session = s })
+	return nil
+}
+
+func (p *picture) setFacts(name string, e *kv.Entry) error {
+	if e == nil {
+		p.change(name, func(h *fleet.Host) { h.Facts, h.FactsRevision = nil, 0 })
+		return nil
+	}
+	var r factsRecord
+	if err := decode(e.Value, &r); err != nil {
+		return err
+	}
+	p.change(name, func(h *fleet.Host) { h.Facts, h.FactsRevision = &r.HostFacts, e.Mod })
+	return nil
+}
+
+func (p *picture) setLoad(name string, e *kv.Entry, now time.Time) error {
+	if e == nil {
+		p.change(name, func(h *fleet.Host) { h.Load, h.LoadRevision, h.LoadSeen = nil, 0, time.Time{} })
+		return nil
+	}
+	var r loadRecord
+	if err := decode(e.Value, &r); err != nil {
+		return err
+	}
+	p.change(name, func(h *fleet.Host) { h.Load, h.LoadRevision, h.LoadSeen = &r.HostLoad, e.Mod, now })
+	return nil
+}

@@ -1,0 +1,251 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy"
+	"drover/scheduler/fleet"
+	"drover/store/kv"
+)
+
+// AgentSession is a living agent's hold on its host's name. Everything that it publishes vanishes with
+// it. It is safe for concurrent use.
+type AgentSession struct {
+	s     *Store
+	host  string
+	lease kv.Lease
+	fence Fence
+	done  <-chan struct{}
+	end   context.CancelFunc
+}
+
+// Register takes the host's name for this agent until ctx ends or Close. The previous session of the
+// same machine is taken over at once, without a moment in which the host has no agent; another
+// machine's name gives a [NameTakenError].
+func (s *Store) Register(ctx context.Context, session fleet.Session, ttl time.Duration) (*AgentSession, error) {
+	if err := checkName("host", session.Host); err != nil {
+		return nil, err
+	}
+	op := "register " + session.Host
+	session.Schema = max(session.Schema, Schema)
+	value, err := encode(session)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
+	life, end := context.WithCancel(ctx)
+	lease, err := s.kv.Grant(life, ttl)
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("%s: %w", op, err)
+	}
+	a := &AgentSession{s: s, host: session.Host, lease: lease, end: end}
+	a.fence.Key = holderKey(a.host, lease.ID())
+	err = decide(ctx, op, func(doubt bool) (bool, error) {
+		if doubt {
+			if e, ok, err := s.get(ctx, a.fence.Key); err != nil || ok {
+				a.fence.Create = e.Create
+				return ok, err
+			}
+		}
+		return a.take(ctx, session, value)
+	})
+	if err != nil {
+		end()
+		a.revoke()
+		return nil, err
+	}
+	a.done = s.hold(life, lease, a.fence)
+	return a, nil
+}
+
+// take is one attempt to become the host's agent.
+func (a *AgentSession) take(ctx context.Context, session fleet.Session, value []byte) (bool, error) {
+	hk, sk := hostKey(a.host), reportKey(a.host, partSession)
+	he, bound, err := a.s.get(ctx, hk)
+	if err != nil {
+		return false, err
+	}
+	se, alive, err := a.s.get(ctx, sk)
+	if err != nil {
+		return false, err
+	}
+	if alive && se.Lease == a.lease.ID() {
+		// An earlier attempt, whose answer was lost, has been carried out late.
+		fence, err := a.s.kv.Get(ctx, a.fence.Key)
+		a.fence.Create = fence.Create
+		return err == nil, err
+	}
+	if err := mayTake(session, he, bound, se, alive); err != nil {
+		return false, err
+	}
+	ops := []kv.Op{
+		kv.PutLeased(sk, value, a.lease.ID()),
+		kv.PutLeased(a.fence.Key, value, a.lease.ID()),
+		// Reports of the previous session are under its lease, which nobody renews.
+		kv.Delete(reportKey(a.host, partFacts)),
+		kv.Delete(reportKey(a.host, partLoad)),
+	}
+	if alive {
+		ops = append(ops, kv.Delete(holderKey(a.host, se.Lease)))
+	}
+	held, rev, err := a.s.kv.Txn(ctx, []kv.Cond{unchanged(hk, he, bound), unchanged(sk, se, alive)}, ops)
+	a.fence.Create = rev
+	return held, err
+}
+
+// mayTake decides whose name it is, by the durable binding and by the session that lives.
+func mayTake(mine fleet.Session, record kv.Entry, bound bool, session kv.Entry, alive bool) error {
+	taken := &NameTakenError{Host: mine.Host, Mine: mine.LibvirtUUID}
+	if bound {
+		var h fleet.HostRecord
+		if err := decode(record.Value, &h); err != nil {
+			return err
+		}
+		taken.BoundTo = h.LibvirtUUID
+	}
+	if alive {
+		var other fleet.Session
+		if err := decode(session.Value, &other); err != nil {
+			return err
+		}
+		if other.LibvirtUUID != mine.LibvirtUUID {
+			taken.Session = &other
+		}
+	}
+	switch {
+	case taken.BoundTo != "" && taken.BoundTo != mine.LibvirtUUID:
+		return taken
+	case taken.BoundTo == "" && taken.Session != nil:
+		taken.BoundTo = taken.Session.LibvirtUUID
+		return taken
+	}
+	// Bound to this machine: a session of another one is there by mistake and has to go.
+	return nil
+}
+
+// hold returns a channel that closes once a fence no longer stands, as far as this process can know:
+// its lease is lost, or its key is gone or was made anew.
+func (s *Store) hold(ctx context.Context, lease kv.Lease, f Fence) <-chan struct{} {
+	done := make(chan struct{})
+	wctx, cancel := context.WithCancel(ctx)
+	batches := s.kv.Watch(wctx, f.Key)
+	go func() {
+		defer close(done)
+		defer cancel()
+		for {
+			select {
+			case <-lease.Done():
+				return
+			case b, ok := <-batches:
+				if !ok {
+					// ctx or the store has ended; the lease has the last word.
+					batches = nil
+				} else if !stands(f, b) {
+					return
+				}
+			}
+		}
+	}()
+	return done
+}
+
+// stands reports whether the fence stands after a batch of a watch on its key.
+func stands(f Fence, b kv.Batch) bool {
+	ok := !b.Reset
+	for _, e := range b.Events {
+		if e.Entry.Key == f.Key {
+			ok = !e.Deleted && e.Entry.Create == f.Create
+		}
+	}
+	return ok
+}
+
+// Fence entitles this session's writes.
+func (a *AgentSession) Fence() Fence { return a.fence }
+
+// Host is the name that the session holds.
+func (a *AgentSession) Host() string { return a.host }
+
+// Done is closed once the session is lost: its lease ran out, or another start of the agent took over.
+func (a *AgentSession) Done() <-chan struct{} { return a.done }
+
+// PublishFacts replaces the host's facts. ErrFenced when the session is lost.
+func (a *AgentSession) PublishFacts(ctx context.Context, f hypervisor.HostFacts) error {
+	return a.publish(ctx, partFacts, factsRecord{Schema, f})
+}
+
+// PublishLoad replaces the host's load. ErrFenced when the session is lost.
+func (a *AgentSession) PublishLoad(ctx context.Context, l hypervisor.HostLoad) error {
+	return a.publish(ctx, partLoad, loadRecord{Schema, l})
+}
+
+// Progress overwrites a migration's volatile part. ErrFenced when the session is lost.
+func (a *AgentSession) Progress(ctx context.Context, p precopy.Progress) error {
+	if err := checkName("migration", p.ID); err != nil {
+		return err
+	}
+	value, err := encode(progressRecord{Schema, p})
+	if err != nil {
+		return fmt.Errorf("progress of %s: %w", p.ID, err)
+	}
+	return a.put(ctx, "progress of "+p.ID, progressKey(p.ID), value)
+}
+
+// The stored forms of what has no schema field of its own.
+type (
+	factsRecord struct {
+		Schema int `json:"schema"`
+		hypervisor.HostFacts
+	}
+	loadRecord struct {
+		Schema int `json:"schema"`
+		hypervisor.HostLoad
+	}
+	progressRecord struct {
+		Schema int `json:"schema"`
+		precopy.Progress
+	}
+)
+
+func (a *AgentSession) publish(ctx context.Context, part string, v any) error {
+	op := "publish " + part + " of " + a.host
+	value, err := encodePacked(v)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return a.put(ctx, op, reportKey(a.host, part), value)
+}
+
+// put overwrites a leased key. An answer that got lost is no concern: the next report follows.
+func (a *AgentSession) put(ctx context.Context, op, key string, value []byte) error {
+	held, _, err := a.s.kv.Txn(ctx, []kv.Cond{a.fence.cond()}, []kv.Op{kv.PutLeased(key, value, a.lease.ID())})
+	switch {
+	case errors.Is(err, kv.ErrLeaseLost):
+		return fmt.Errorf("%s: %w: %w", op, ErrFenced, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", op, err)
+	case !held:
+		return fmt.Errorf("%s: %w", op, ErrFenced)
+	}
+	return nil
+}
+
+// Close ends the session: the host has no agent from then on, or once the lease has run out when the
+// store can't be reached. Done is closed.
+func (a *AgentSession) Close(ctx context.Context) error {
+	err := a.lease.Revoke(ctx)
+	<-a.done
+	a.end()
+	return err
+}
+
+// revoke gives back the lease of a session that never came to be.
+func (a *AgentSession) revoke() {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTime)
+	defer cancel()
+	_ = a.lease.Revoke(ctx) // it runs out by itself otherwise
+}
