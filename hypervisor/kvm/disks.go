@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"libvirt.org/go/libvirt"
 
 	"drover/hypervisor"
@@ -61,7 +61,8 @@ func (h *Host) createDisk(migration string, disk hypervisor.Disk) (string, error
 		return bad(hypervisor.ClassUnsupported, "format %q: want raw or qcow2", format)
 	case disk.Size <= 0:
 		return bad(hypervisor.ClassArgument, "size of %s is not known", disk.Source)
-	case h.copies.owns(migration, disk.Source):
+	}
+	if ours, _ := h.copies.owns(migration, disk.Source); ours {
 		return "", nil
 	}
 	// Exclusive, so that nothing that exists is ever touched, even by a race.
@@ -72,11 +73,8 @@ func (h *Host) createDisk(migration string, disk hypervisor.Disk) (string, error
 	if err != nil {
 		return bad(hypervisor.ClassFailed, "%s", reasonOf(err, disk.Source))
 	}
-	info, err := f.Stat()
 	_ = f.Close()
-	if err == nil {
-		err = h.copies.record(migration, disk.Source, info)
-	}
+	err = h.copies.record(migration, disk.Source)
 	if err == nil {
 		err = makeImage(disk.Source, format, disk.Size)
 	}
@@ -148,12 +146,12 @@ func (h *Host) usedPaths(ctx context.Context) (map[string]hypervisor.DomainID, e
 func (h *Host) takeBack(migration string, paths []string) error {
 	var errs []error
 	for _, path := range paths {
-		switch info, err := os.Stat(path); {
+		switch same, err := h.copies.owns(migration, path); {
 		case errors.Is(err, os.ErrNotExist):
 		case err != nil:
 			errs = append(errs, err)
 			continue
-		case !h.copies.same(migration, path, info):
+		case !same:
 			h.log.Warn("file made for a migration was replaced, it stays", "path", path, "migration", migration)
 		default:
 			if err := os.Remove(path); err != nil {
@@ -190,10 +188,24 @@ func (h *Host) refreshPools(ctx context.Context, disks []hypervisor.Disk) {
 	}
 }
 
-// identity is what tells a file from another of the same name.
-func identity(info os.FileInfo) (dev, ino uint64) {
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return s.Dev, s.Ino
+// identity is what tells a file from another of the same name, even one that was given the freed
+// inode: the number and the moment of birth. A file system that keeps no birth times gives 0 there.
+type identity struct {
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+	Born   int64  `json:"born"` // nanoseconds since 1970
+}
+
+// identify reads a file's identity; os.ErrNotExist when there is none.
+func identify(path string) (identity, error) {
+	var x unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &x)
+	if err != nil {
+		return identity{}, &os.PathError{Op: "statx", Path: path, Err: err}
 	}
-	return 0, 0
+	id := identity{Device: unix.Mkdev(x.Dev_major, x.Dev_minor), Inode: x.Ino}
+	if x.Mask&unix.STATX_BTIME != 0 {
+		id.Born = x.Btime.Sec*1e9 + int64(x.Btime.Nsec)
+	}
+	return id, nil
 }

@@ -112,7 +112,7 @@ func (h *Host) start() {
 
 // Close lets go of libvirt: it closes the connections, ends every Events channel and waits for the
 // Host's own goroutines. Migrations that run go on; a call that hangs keeps its connection until
-// libvirt answers. Close must be called once.
+// libvirt answers. It may be called again.
 func (h *Host) Close() {
 	h.stop()
 	h.wg.Wait()

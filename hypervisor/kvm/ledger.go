@@ -25,8 +25,7 @@ type ledger struct {
 type ledgerEntry struct {
 	Migration string    `json:"migration"`
 	Path      string    `json:"path"`
-	Device    uint64    `json:"device"`
-	Inode     uint64    `json:"inode"`
+	File      identity  `json:"file"`
 	Made      time.Time `json:"made"`
 }
 
@@ -52,13 +51,16 @@ func openLedger(dir string) (*ledger, error) {
 }
 
 // record notes a file right after it was made.
-func (l *ledger) record(migration, path string, info os.FileInfo) error {
+func (l *ledger) record(migration, path string) error {
+	file, err := identify(path)
+	if err != nil {
+		return fmt.Errorf("ledger of copied disks: %w", err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	dev, ino := identity(info)
 	now := time.Now()
 	l.entries = slices.DeleteFunc(l.entries, func(e ledgerEntry) bool { return now.Sub(e.Made) > ledgerAge })
-	l.entries = append(l.entries, ledgerEntry{Migration: migration, Path: path, Device: dev, Inode: ino, Made: now})
+	l.entries = append(l.entries, ledgerEntry{Migration: migration, Path: path, File: file, Made: now})
 	return l.save()
 }
 
@@ -70,26 +72,18 @@ func (l *ledger) strike(migration, path string) error {
 	return l.save()
 }
 
-// owns reports whether the path is, now, the file that was made for the migration.
-func (l *ledger) owns(migration, path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && l.same(migration, path, info)
-}
-
-// made reports whether the path is, now, a file that was made for any migration.
-func (l *ledger) made(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && l.same("", path, info)
-}
-
-// same reports whether a file is the one in the ledger; an empty migration stands for any.
-func (l *ledger) same(migration, path string, info os.FileInfo) bool {
-	dev, ino := identity(info)
+// owns reports whether the path is, now, the file that was made for the migration; an empty
+// migration stands for any.
+func (l *ledger) owns(migration, path string) (bool, error) {
+	now, err := identify(path)
+	if err != nil {
+		return false, err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.entries, func(e ledgerEntry) bool {
-		return (migration == "" || e.Migration == migration) && e.Path == path && e.Device == dev && e.Inode == ino
-	})
+		return (migration == "" || e.Migration == migration) && e.Path == path && e.File == now
+	}), nil
 }
 
 // files lists the paths made for a migration.

@@ -176,7 +176,7 @@ func sample(last *domainSample, r record, now time.Time) *domainSample {
 	}
 	if period < leastPeriod {
 		kept := *last
-		kept.load.State, kept.load.Memory = d.load.State, d.load.Memory
+		kept.load.State, kept.load.Memory, kept.silent = d.load.State, d.load.Memory, d.silent
 		return &kept
 	}
 	d.load.CPU = d.counters.cores(last.counters, period)

@@ -244,7 +244,7 @@ func reachBlocker(disk hypervisor.Disk, shared func(string) bool) *hypervisor.Bl
 // copyBlocker checks a disk that is to be copied here: nothing may be in its place, and there must
 // be room for all of it.
 func (h *Host) copyBlocker(disk hypervisor.Disk) *hypervisor.Blocker {
-	if exists(disk.Source) && !h.copies.made(disk.Source) {
+	if ours, err := h.copies.owns("", disk.Source); err == nil && !ours {
 		return &hypervisor.Blocker{
 			Code: hypervisor.BlockDiskExists, Detail: disk.Source + " exists here and would be overwritten",
 			Remedy: "move or remove it if it is a leftover",
