@@ -1,0 +1,68 @@
+package main
+
+import (
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/internal/conf"
+	"drover/cmd/internal/out"
+)
+
+const appDescription = `drover moves running virtual machines between KVM hosts.
+
+Every command reads and writes the store (etcd) that agents and scheduler share; say where it is
+with --etcd-endpoints or DROVER_ETCD_ENDPOINTS. Options may stand before or after arguments.
+A VM is named by its name if that is unique, by HOST/NAME, or by its UUID.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done.`
+
+// newApp returns the command line. stdout is for answers only, stderr for everything else.
+func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:                 "drover",
+		Usage:                "live migration for KVM hosts",
+		Description:          appDescription,
+		Version:              version(),
+		Reader:               stdin,
+		Writer:               stdout,
+		ErrWriter:            stderr,
+		EnableBashCompletion: true,
+		HideVersion:          true, // "drover version" says more
+		Flags:                globalFlags(),
+		Commands: []*cli.Command{
+			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(),
+			historyCommand(), eventsCommand(), snapshotCommand(),
+			schedulerCommand(), storeCommand(), pkiCommand(),
+			completionCommand(), versionCommand(),
+		},
+	}
+}
+
+func globalFlags() []cli.Flag {
+	return append(conf.Flags(&conf.Client{}),
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table, json or yaml"},
+		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "give up on the store after this long"},
+		&cli.StringFlag{Name: "as", Usage: "`NAME` to record as the one who asks (default: USER@HOST)"},
+	)
+}
+
+func watchFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until Ctrl-C: redraw on a terminal, else print what changed"}
+}
+
+func yesFlag(usage string) cli.Flag {
+	return &cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: usage}
+}
+
+// printer returns a function that writes an answer to stdout as --output wants.
+func printer(c *cli.Context) (func(value any, table func() out.Table) error, error) {
+	format, err := format(c)
+	if err != nil {
+		return nil, err
+	}
+	return func(value any, table func() out.Table) error {
+		return format.Print(c.App.Writer, value, table)
+	}, nil
+}

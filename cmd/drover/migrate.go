@@ -1,0 +1,239 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/internal/cliargs"
+	"drover/cmd/internal/out"
+	"drover/precopy"
+	"drover/scheduler/fleet"
+	"drover/store"
+)
+
+const migrateHelp = `Moves a running VM to another host while it runs. The scheduler checks, chooses the host unless
+--to names it, and orders; the agent of the VM's host carries it out. Whatever fails, the VM goes on
+running where it was.
+
+Without --wait the command returns once the move is ordered and prints the migration's ID; the
+migration goes on by itself, as it does after Ctrl-C.
+
+A promise is kept or the migration ends without effect: --max-pause is a bound, not a wish. Without
+it the bound is 150 ms, and up to 900 ms when there is no other way.`
+
+func migrateCommand() *cli.Command {
+	return &cli.Command{
+		Name: "migrate", Usage: "move a running VM to another host", ArgsUsage: "VM", Description: migrateHelp,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "to", Usage: "the `HOST` to move to (default: the scheduler's choice)"},
+			&cli.DurationFlag{Name: "max-pause", Usage: "longest pause of the guest, such as 150ms"},
+			&cli.DurationFlag{Name: "deadline", Usage: "abort when not done after this long, such as 10m (default: reckoned from size and link)"},
+			&cli.BoolFlag{Name: "copy-storage", Usage: "copy disks that are not shared too (default: refuse such VMs)"},
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only check whether it could move; change nothing"},
+			&cli.BoolFlag{Name: "wait", Aliases: []string{"w"}, Usage: "show the progress and return at the end"},
+			&cli.DurationFlag{Name: "timeout", Usage: "with --wait: stop waiting after this long; the migration goes on (default: never)"},
+		},
+		Action: migrate,
+	}
+}
+
+// waiting is the reason code of a request that the scheduler took up but can't order yet.
+const waiting = "waiting"
+
+// storeTimeout is how long one read or write of the store may take; migrate's own --timeout means the
+// wait.
+const storeTimeout = 10 * time.Second
+
+func migrate(c *cli.Context) error {
+	args, err := words(c, 1, 1, "VM")
+	if err != nil {
+		return err
+	}
+	policy, err := policyOf(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return long(checkVM)(c)
+	}
+	return long(func(ctx context.Context, s *session) error {
+		stored, err := s.request(ctx, args[0], policy)
+		if err != nil {
+			return err
+		}
+		if c.Bool("wait") {
+			return s.follow(ctx, stored)
+		}
+		return s.ordered(ctx, stored)
+	})(c)
+}
+
+// policyOf returns the intent that the flags state. A stated pause is its own ceiling: who names a
+// bound does not want it exceeded.
+func policyOf(c *cli.Context) (precopy.Policy, error) {
+	p := precopy.DefaultPolicy()
+	if c.IsSet("max-pause") {
+		d := c.Duration("max-pause")
+		if d < time.Millisecond || d > maxPause {
+			return p, cliargs.Usagef(c, "--max-pause %v: want 1ms to %v", d, maxPause)
+		}
+		p.MaxPauseMS = d.Milliseconds()
+		p.MaxPauseCeilingMS = p.MaxPauseMS
+	}
+	if c.IsSet("deadline") {
+		d := c.Duration("deadline")
+		if d < time.Second {
+			return p, cliargs.Usagef(c, "--deadline %v: want at least 1s", d)
+		}
+		p.BudgetSeconds = d.Seconds()
+	}
+	if d := c.Duration("timeout"); c.IsSet("timeout") && d <= 0 {
+		return p, cliargs.Usagef(c, "--timeout %v: want more than 0", d)
+	}
+	return p, nil
+}
+
+// maxPause is QEMU's own bound on the downtime limit.
+const maxPause = 2000 * time.Second
+
+// request writes the record of a new migration.
+func (s *session) request(ctx context.Context, word string, policy precopy.Policy) (precopy.Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return precopy.Stored{}, err
+	}
+	d, err := findVM(snap, word)
+	if err != nil {
+		return precopy.Stored{}, err
+	}
+	to := s.cli.String("to")
+	if to != "" {
+		if _, err := findHost(snap, to); err != nil {
+			return precopy.Stored{}, err
+		}
+		if to == d.Host.Name {
+			return precopy.Stored{}, fmt.Errorf("%s is on %s already", d.Facts.Name, to)
+		}
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return precopy.Stored{}, fmt.Errorf("new migration: %w", err)
+	}
+	stored, err := s.CreateMigration(ctx, precopy.Migration{
+		Schema: precopy.Schema, ID: id.String(), Domain: d.Facts.Name, UUID: d.Facts.ID,
+		Source: d.Host.Name, Target: to, Phase: precopy.Requested, Reason: "asked for by hand",
+		RequestedBy: s.actor, Created: time.Now().UTC(), Policy: policy,
+		CopyStorage: s.cli.Bool("copy-storage"),
+	})
+	var active *store.ActiveError
+	if errors.As(err, &active) {
+		return precopy.Stored{}, s.underWay(ctx, d, active.ID)
+	}
+	if err == nil {
+		s.record(ctx, "migration-requested", stored.ID, fmt.Sprintf("%s from %s to %s", d.Facts.Name, d.Host.Name, cmp.Or(to, "wherever it fits")))
+	}
+	return stored, err
+}
+
+// underWay says which migration is in the way of another one.
+func (s *session) underWay(ctx context.Context, d fleet.Domain, id string) error {
+	m, err := s.GetMigration(ctx, id)
+	if err != nil {
+		return fmt.Errorf("migration %s of %s is already under way", id, d.Facts.Name)
+	}
+	return fmt.Errorf("migration %s of %s is already under way (%s, asked for by %s): drover migration watch %s",
+		id, d.Facts.Name, m.Phase, m.RequestedBy, id)
+}
+
+// ordered waits until the scheduler has decided, and prints the ID.
+func (s *session) ordered(ctx context.Context, m precopy.Stored) error {
+	m, err := s.until(ctx, m, func(m precopy.Migration) bool {
+		return m.Phase != precopy.Requested || m.ReasonCode == waiting
+	}, nil)
+	if err != nil {
+		return s.interrupted(ctx, m, err)
+	}
+	if m.Phase.Final() && m.Phase != precopy.Done {
+		return s.ended(m.Migration)
+	}
+	if s.format != out.AsTable {
+		return s.answer(m.Migration, nil)
+	}
+	switch m.Phase {
+	case precopy.Requested:
+		s.note("%s will move: %s", m.Domain, out.Clean(m.Reason))
+	default:
+		s.note("%s moves from %s to %s; follow it: drover migration watch %s", m.Domain, m.Source, m.Target, m.ID)
+	}
+	_, err = fmt.Fprintln(s.cli.App.Writer, m.ID)
+	return err
+}
+
+// ended prints the answer about a migration that is over and returns the error that gives the exit
+// status: none for done.
+func (s *session) ended(m precopy.Migration) error {
+	if s.format != out.AsTable {
+		if err := s.answer(m, nil); err != nil {
+			return err
+		}
+	}
+	if m.Phase == precopy.Done {
+		if s.format == out.AsTable {
+			if _, err := fmt.Fprintln(s.cli.App.Writer, summary(m)); err != nil {
+				return err
+			}
+		}
+		if m.Cancel != nil {
+			return cli.Exit(fmt.Sprintf("too late to cancel: %s runs on %s", m.Domain, m.Target), cliargs.ExitPartial)
+		}
+		return nil
+	}
+	return cli.Exit(whyNot(m), cliargs.ExitFailed)
+}
+
+// summary is the one line about a migration that is done.
+func summary(m precopy.Migration) string {
+	text := fmt.Sprintf("%s moved from %s to %s", m.Domain, m.Source, m.Target)
+	if o := m.Outcome; o != nil {
+		pause := "pause not known"
+		if o.PauseKnown {
+			pause = fmt.Sprintf("pause %d ms", o.PauseMS)
+		}
+		text += fmt.Sprintf(" in %.1f s: %s sent, %s, %s", o.Seconds, o.Bytes, pause, plural(o.Rounds, "round"))
+	}
+	for _, n := range m.Notes {
+		text += "; " + n
+	}
+	return text
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return "1 " + word
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}
+
+// whyNot is the one line about a migration that moved nothing.
+func whyNot(m precopy.Migration) string {
+	reason := m.Reason
+	if m.Error != "" && m.Error != reason {
+		reason = joinNotes(reason, m.Error)
+	}
+	if m.ReasonCode != "" {
+		reason = fmt.Sprintf("%s [%s]", orDash(reason), m.ReasonCode)
+	}
+	stays := fmt.Sprintf("%s stays on %s", m.Domain, m.Source)
+	if m.Phase == precopy.Refused {
+		stays = "nothing was changed"
+	}
+	return fmt.Sprintf("migration of %s %s: %s; %s (%s)", m.Domain, m.Phase, out.Clean(orDash(reason)), stays, m.ID)
+}

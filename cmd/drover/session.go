@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/internal/cliargs"
+	"drover/cmd/internal/conf"
+	"drover/cmd/internal/out"
+	"drover/scheduler/fleet"
+	"drover/store"
+	"drover/store/etcd"
+	"drover/store/kv"
+)
+
+// watchEvery is how often --watch reads the store again.
+const watchEvery = 2 * time.Second
+
+// session is one command's connection to the store.
+type session struct {
+	*store.Store
+	cli    *cli.Context
+	format out.Format
+	actor  string
+}
+
+// action is a command that needs the store.
+type action func(ctx context.Context, s *session) error
+
+// quick runs a command that only reads or writes a few records: --timeout bounds all of it.
+func quick(do action) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+		defer cancel()
+		return withStore(ctx, c, do)
+	}
+}
+
+// long runs a command that may wait as long as what it waits for takes.
+func long(do action) cli.ActionFunc {
+	return func(c *cli.Context) error { return withStore(c.Context, c, do) }
+}
+
+func withStore(ctx context.Context, c *cli.Context, do action) error {
+	format, err := format(c)
+	if err != nil {
+		return err
+	}
+	var settings conf.Client
+	if err := conf.Load(conf.FlagsAndEnvironment(c), &settings); err != nil {
+		return err
+	}
+	client, err := etcd.Open(etcd.Config{
+		Endpoints: settings.Endpoints, CA: settings.CA, Cert: settings.Cert, Key: settings.Key,
+		Insecure: settings.Insecure, RequestTimeout: min(c.Duration("timeout"), 5*time.Second),
+	})
+	if err != nil {
+		return usageIf(c, err, etcd.ErrConfig)
+	}
+	s := &session{Store: store.New(client), cli: c, format: format, actor: actor(c)}
+	err = do(ctx, s)
+	if cerr := errors.Join(s.Close(), client.Close()); err == nil {
+		err = cerr
+	}
+	if errors.Is(err, context.DeadlineExceeded) && c.Context.Err() == nil {
+		return fmt.Errorf("no answer within %s (--timeout): %w", c.Duration("timeout"), err)
+	}
+	return err
+}
+
+// usageIf turns an error of the given kind into wrong usage, which exits with 2.
+func usageIf(c *cli.Context, err, kind error) error {
+	if errors.Is(err, kind) {
+		return &cliargs.UsageError{Command: c.Command.HelpName, Err: err}
+	}
+	return err
+}
+
+func format(c *cli.Context) (out.Format, error) {
+	f, err := out.ParseFormat(c.String("output"))
+	if err != nil {
+		return "", cliargs.Usagef(c, "%w", err)
+	}
+	return f, nil
+}
+
+// actor is who is recorded as having asked: --as, else the login behind sudo, else the user.
+func actor(c *cli.Context) string {
+	if as := c.String("as"); as != "" {
+		return as
+	}
+	name := os.Getenv("SUDO_USER")
+	if name == "" {
+		if u, err := user.Current(); err == nil {
+			name = u.Username
+		} else {
+			name = fmt.Sprint("uid", os.Getuid())
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// snapshot reads the fleet as it is: a move that is done counts before the next report says so.
+func (s *session) snapshot(ctx context.Context) (*fleet.Snapshot, error) {
+	snap, err := s.ReadSnapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return fleet.Settle(snap), nil
+}
+
+// answer writes value to stdout as --output wants.
+func (s *session) answer(value any, table func() out.Table) error {
+	return s.format.Print(s.cli.App.Writer, value, table)
+}
+
+// note tells a person something that is not the answer.
+func (s *session) note(format string, args ...any) {
+	fmt.Fprintf(s.cli.App.ErrWriter, format+"\n", args...)
+}
+
+// record adds to the audit what was done. That it is done stands even if this fails.
+func (s *session) record(ctx context.Context, kind, subject, text string) {
+	err := s.Record(ctx, store.Event{Actor: s.actor, Kind: kind, Subject: subject, Text: text})
+	if err != nil {
+		s.note("drover: done, but not noted in the events: %v", err)
+	}
+}
+
+// stderr is where progress is drawn.
+func (s *session) stderr() io.Writer { return s.cli.App.ErrWriter }
+
+// view reads what a command shows; table makes its form for people.
+type view func(ctx context.Context, s *session) (value any, table func() out.Table, err error)
+
+// listing is a command that prints its view, once or, with --watch, again and again.
+func listing(show view) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.Bool("watch") {
+			return watching(show)(c)
+		}
+		return quick(func(ctx context.Context, s *session) error {
+			value, table, err := show(ctx, s)
+			if err != nil {
+				return err
+			}
+			return s.answer(value, table)
+		})(c)
+	}
+}
+
+// watching is a command that prints its view until it is interrupted. While the store is away it says
+// so and goes on.
+func watching(show view) cli.ActionFunc {
+	return long(func(ctx context.Context, s *session) error {
+		away := false
+		return out.Watch(ctx, s.cli.App.Writer, watchEvery, func(ctx context.Context, w io.Writer) error {
+			ctx, cancel := context.WithTimeout(ctx, s.cli.Duration("timeout"))
+			defer cancel()
+			value, table, err := show(ctx, s)
+			switch {
+			case errors.Is(err, kv.ErrUnavailable) && !away:
+				away = true
+				s.note("drover: %v; waiting for it", err)
+				return nil
+			case errors.Is(err, kv.ErrUnavailable):
+				return nil
+			case err != nil:
+				return err
+			}
+			away = false
+			return s.format.Print(w, value, table)
+		})
+	})
+}
+
+// words returns the command's arguments; there must be between low and high of them (high < 0: any
+// number). want names them in the message otherwise.
+func words(c *cli.Context, low, high int, want string) ([]string, error) {
+	args := c.Args().Slice()
+	switch {
+	case len(args) < low:
+		return nil, cliargs.Usagef(c, "%s is missing", want)
+	case high >= 0 && len(args) > high:
+		return nil, cliargs.Usagef(c, "unexpected argument %q", args[high])
+	}
+	return args, nil
+}

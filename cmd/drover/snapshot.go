@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/internal/out"
+	"drover/hypervisor"
+	"drover/scheduler/fleet"
+)
+
+func snapshotCommand() *cli.Command {
+	return &cli.Command{
+		Name: "snapshot", Usage: "write the fleet as the planner's input, in JSON",
+		Description: "Hosts without a living agent are left out, as nothing is known about them; stderr names them.\n" +
+			"So are VMs that do not run.",
+		Action: quick(writeSnapshot),
+	}
+}
+
+// The planner's input. The names are a contract with outside tools.
+type (
+	planInput struct {
+		Hosts []planHost `json:"hosts"`
+		VMs   []planVM   `json:"vms"`
+	}
+	planHost struct {
+		Name        string            `json:"name"`
+		Cores       float64           `json:"cores"`
+		MemMiB      float64           `json:"mem_mib"`
+		ReservedMiB float64           `json:"reserved_mib"`
+		NetGbit     float64           `json:"net_gbit"`
+		Cordoned    bool              `json:"cordoned"`
+		Labels      map[string]string `json:"labels,omitempty"`
+	}
+	planVM struct {
+		Name      string  `json:"name"`
+		UUID      string  `json:"uuid"`
+		Host      string  `json:"host"`
+		VCPUs     int     `json:"vcpus"`
+		MemMiB    float64 `json:"mem_mib"`
+		CPULoad   float64 `json:"cpu_load"` // cores in use
+		DirtyMiBs float64 `json:"dirty_mib_s"`
+		NetMiBs   float64 `json:"net_mib_s"`
+		DiskGiB   float64 `json:"disk_gib"`
+		Pinned    bool    `json:"pinned"`
+	}
+)
+
+func writeSnapshot(ctx context.Context, s *session) error {
+	if _, err := words(s.cli, 0, 0, ""); err != nil {
+		return err
+	}
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	input, absent := planInputOf(snap)
+	for _, name := range absent {
+		s.note("drover: %s is left out: no agent reports from it", name)
+	}
+	if s.format == out.AsYAML {
+		return s.answer(input, nil)
+	}
+	text, err := json.MarshalIndent(input, "", "  ")
+	if err != nil {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	_, err = fmt.Fprintf(s.cli.App.Writer, "%s\n", text)
+	return err
+}
+
+// planInputOf renders a snapshot as the planner's input and names the hosts that it leaves out. A VM
+// under migration stands once, on its source.
+func planInputOf(snap *fleet.Snapshot) (input planInput, absent []string) {
+	input = planInput{Hosts: []planHost{}, VMs: []planVM{}}
+	for _, name := range snap.HostNames() {
+		h := snap.Hosts[name]
+		if !h.Alive() {
+			absent = append(absent, name)
+			continue
+		}
+		c := h.Capacity()
+		input.Hosts = append(input.Hosts, planHost{
+			Name: name, Cores: float64(c.Cores), MemMiB: mib(c.Memory), ReservedMiB: mib(c.Reserved),
+			NetGbit: c.Bandwidth.Mbit() / 1000, Cordoned: len(h.Record.Cordons) > 0, Labels: h.Record.Labels,
+		})
+		for _, d := range h.Domains() {
+			if d.Running() && !arriving(snap, d) {
+				input.VMs = append(input.VMs, planVMOf(d))
+			}
+		}
+	}
+	return input, absent
+}
+
+func planVMOf(d fleet.Domain) planVM {
+	v := planVM{
+		Name: d.Facts.Name, UUID: string(d.Facts.ID), Host: d.Host.Name, VCPUs: d.Facts.VCPUs,
+		MemMiB: mib(d.Facts.Memory), CPULoad: float64(d.Load.CPU),
+		NetMiBs: mib(hypervisor.Bytes(d.Load.Rx + d.Load.Tx)),
+	}
+	if s := d.Load.Dirty; s != nil {
+		v.DirtyMiBs = mib(hypervisor.Bytes(s.Rate))
+	}
+	for _, disk := range d.Facts.Disks {
+		v.DiskGiB += gib(disk.Size)
+	}
+	return v
+}
+
+func mib(b hypervisor.Bytes) float64 { return float64(b) / float64(hypervisor.MiB) }

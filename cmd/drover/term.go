@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"drover/cmd/internal/serve"
+	"drover/precopy"
+	"drover/scheduler"
+	"drover/scheduler/fleet"
+	"drover/store"
+)
+
+const (
+	// leaderTTL is how long after a leader's death another one may take over.
+	leaderTTL = 10 * time.Second
+	// retryAfter is the pause after a term that ended by an error.
+	retryAfter = time.Second
+)
+
+// terms stands for election for as long as the process runs, and leads while elected.
+type terms struct {
+	store    *store.Store
+	identity string
+	log      *slog.Logger
+	metrics  *scheduler.Metrics
+
+	mu    sync.Mutex
+	since time.Time // of the present term; zero while another leads
+	trial error     // why the last try ended
+	view  *store.View
+}
+
+// run returns nil when ctx ends; whatever ends a term before is retried.
+func (t *terms) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := t.term(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		t.set(time.Time{}, nil, err)
+		if errors.Is(err, precopy.ErrFenced) {
+			t.log.Warn("another scheduler leads now")
+			continue
+		}
+		t.log.Warn("not leading", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryAfter):
+		}
+	}
+	return nil
+}
+
+// term waits to be elected and leads until ctx ends or the leadership is lost.
+func (t *terms) term(ctx context.Context) error {
+	leadership, err := t.store.Campaign(ctx, t.identity, leaderTTL)
+	if err != nil {
+		return err
+	}
+	defer t.resign(ctx, leadership)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	view, err := t.store.OpenView(ctx)
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	fence := leadership.Fence()
+	t.set(time.Now(), view, nil)
+	t.log.Info("leading", "identity", t.identity, "fence", fence.Create)
+	watcher := make(chan struct{})
+	defer func() { cancel(); <-watcher }()
+	go func() {
+		// The lease may lapse while a write hangs: nothing of this term may start after that.
+		defer close(watcher)
+		select {
+		case <-leadership.Done():
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	err = scheduler.NewLoop(scheduler.Config{
+		Identity: t.identity, Fence: fence.Create, State: settled{view}, Orders: orders{t.store, fence},
+		Asker: t.store, Log: t.log, Metrics: t.metrics,
+	}).Run(ctx)
+	select {
+	case <-leadership.Done():
+		return precopy.ErrFenced
+	default:
+		return err
+	}
+}
+
+// resign gives the leadership up at once, so that the next leader need not wait for the lease.
+func (t *terms) resign(ctx context.Context, l *store.Leadership) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := l.Resign(ctx); err != nil {
+		t.log.Debug("leadership not resigned, its lease will lapse", "err", err)
+	}
+}
+
+func (t *terms) set(since time.Time, view *store.View, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.since, t.view, t.trial = since, view, err
+}
+
+// ready says whether this scheduler does its part: it leads with a fresh picture, or stands by with
+// the store in reach.
+func (t *terms) ready() error {
+	t.mu.Lock()
+	view, trial := t.view, t.trial
+	t.mu.Unlock()
+	switch {
+	case trial != nil:
+		return trial
+	case view != nil && view.Stale():
+		return fmt.Errorf("the store has been silent for %s", view.Age().Round(time.Second))
+	case view != nil:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	_, err := t.store.Leader(ctx)
+	return err
+}
+
+// page is what the status page shows.
+func (t *terms) page() serve.Page {
+	t.mu.Lock()
+	since, view, trial := t.since, t.view, t.trial
+	t.mu.Unlock()
+	p := serve.Page{Title: "drover scheduler " + t.identity, Rows: []serve.Row{{Name: "version", Value: version()}}}
+	switch {
+	case trial != nil:
+		p.Rows = append(p.Rows, serve.Row{Name: "role", Value: "not leading: " + trial.Error()})
+	case since.IsZero():
+		p.Rows = append(p.Rows, serve.Row{Name: "role", Value: "standing by"})
+	default:
+		p.Rows = append(p.Rows, serve.Row{Name: "role", Value: "leading since " + since.UTC().Format(time.RFC3339)})
+	}
+	if view != nil {
+		p.Rows = append(p.Rows, fleetRows(view.Snapshot())...)
+	}
+	return p
+}
+
+func fleetRows(s *fleet.Snapshot) []serve.Row {
+	if s == nil {
+		return nil
+	}
+	var rows []serve.Row
+	for _, name := range s.HostNames() {
+		v := viewHost(s, s.Hosts[name])
+		rows = append(rows, serve.Row{Name: name, Value: joinNotes(v.State, v.Note,
+			fmt.Sprintf("%d VMs, CPU %s, memory %s", v.VMs, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory)))})
+	}
+	for _, m := range s.Unfinished() {
+		rows = append(rows, serve.Row{Name: "migration of " + m.Domain, Value: fmt.Sprintf("%s -> %s, %s: %s", m.Source, m.Target, m.Phase, m.Reason)})
+	}
+	return rows
+}
+
+// settled is the view with moves that are done counted before the next reports say so.
+type settled struct{ *store.View }
+
+// Snapshot implements scheduler.State.
+func (v settled) Snapshot() *fleet.Snapshot { return fleet.Settle(v.View.Snapshot()) }
+
+// orders writes as the leader: every write carries the term's fence.
+type orders struct {
+	store *store.Store
+	fence store.Fence
+}
+
+// Update implements scheduler.Orders.
+func (o orders) Update(ctx context.Context, old precopy.Stored, m precopy.Migration) (precopy.Stored, error) {
+	return o.store.UpdateMigration(ctx, precopy.ActorLeader, &o.fence, old, m)
+}
+
+// BindHost implements scheduler.Orders.
+func (o orders) BindHost(ctx context.Context, name, libvirtUUID string) error {
+	return o.store.BindHost(ctx, o.fence, name, libvirtUUID)
+}
+
+// Prune implements scheduler.Orders.
+func (o orders) Prune(ctx context.Context) error {
+	return o.store.Prune(ctx, o.fence, store.DefaultRetention())
+}

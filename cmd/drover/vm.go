@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"drover/cmd/internal/out"
+	"drover/hypervisor"
+	"drover/scheduler/fleet"
+)
+
+func vmCommand() *cli.Command {
+	return &cli.Command{
+		Name: "vm", Usage: "virtual machines: list, look at, check whether they can move",
+		Subcommands: []*cli.Command{
+			{
+				Name: "list", Aliases: []string{"ls"}, Usage: "all VMs with their load",
+				Flags: []cli.Flag{
+					watchFlag(),
+					&cli.StringFlag{Name: "host", Usage: "only those on this `HOST`"},
+				},
+				Action: listing(listVMs),
+			},
+			{
+				Name: "show", Usage: "everything known about one VM", ArgsUsage: "VM",
+				Flags: []cli.Flag{watchFlag()}, Action: listing(showVM),
+			},
+			checkCommand(),
+		},
+	}
+}
+
+// vmView is a VM as the answer shows it. Rates are bytes per second, CPU is in cores.
+type vmView struct {
+	Name      string                    `json:"name"`
+	UUID      hypervisor.DomainID       `json:"uuid"`
+	Host      string                    `json:"host"`
+	State     hypervisor.DomainState    `json:"state"`
+	VCPUs     int                       `json:"vcpus"`
+	Memory    hypervisor.Bytes          `json:"memory"`
+	CPU       hypervisor.Cores          `json:"cpu"`
+	DirtyRate hypervisor.BytesPerSecond `json:"dirty_rate,omitempty"`
+	NetRate   hypervisor.BytesPerSecond `json:"net_rate"`
+	Migration string                    `json:"migration,omitempty"` // the unfinished one, as "to HOST, PHASE"
+	Blockers  []hypervisor.Blocker      `json:"blockers,omitempty"`
+}
+
+func viewVM(s *fleet.Snapshot, d fleet.Domain) vmView {
+	v := vmView{
+		Name: d.Facts.Name, UUID: d.Facts.ID, Host: d.Host.Name, State: d.Load.State,
+		VCPUs: d.Facts.VCPUs, Memory: d.Facts.Memory, CPU: d.Load.CPU,
+		NetRate: d.Load.Rx + d.Load.Tx, Blockers: d.Facts.Blockers,
+	}
+	if d.Load.Dirty != nil {
+		v.DirtyRate = d.Load.Dirty.Rate
+	}
+	for _, m := range s.Unfinished() {
+		switch {
+		case m.UUID != d.Facts.ID:
+		case m.Source == d.Host.Name && m.Target == "":
+			v.Migration = string(m.Phase)
+		case m.Source == d.Host.Name:
+			v.Migration = fmt.Sprintf("to %s, %s", m.Target, m.Phase)
+		case m.Target == d.Host.Name:
+			v.Migration = fmt.Sprintf("from %s, %s", m.Source, m.Phase)
+		}
+	}
+	return v
+}
+
+func listVMs(ctx context.Context, s *session) (any, func() out.Table, error) {
+	if _, err := words(s.cli, 0, 0, ""); err != nil {
+		return nil, nil, err
+	}
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	host := s.cli.String("host")
+	if host != "" {
+		if _, err := findHost(snap, host); err != nil {
+			return nil, nil, err
+		}
+	}
+	views := []vmView{}
+	for _, d := range snap.Domains() {
+		if host == "" || d.Host.Name == host {
+			views = append(views, viewVM(snap, d))
+		}
+	}
+	return views, func() out.Table {
+		t := out.Table{
+			Head: []string{"VM", "HOST", "STATE", "VCPUS", "MEMORY", "CPU", "DIRTY", "MIGRATION"},
+			None: "no VMs",
+		}
+		for _, v := range views {
+			dirty := ""
+			if v.DirtyRate > 0 {
+				dirty = v.DirtyRate.String()
+			}
+			t.Add(v.Name, v.Host, string(v.State), fmt.Sprint(v.VCPUs), v.Memory.String(),
+				fmt.Sprintf("%.1f", float64(v.CPU)), dirty, v.Migration)
+		}
+		return t
+	}, nil
+}
+
+func showVM(ctx context.Context, s *session) (any, func() out.Table, error) {
+	args, err := words(s.cli, 1, 1, "VM")
+	if err != nil {
+		return nil, nil, err
+	}
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := findVM(snap, args[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	value := struct {
+		vmView
+		Facts hypervisor.DomainFacts `json:"facts"`
+		Load  hypervisor.DomainLoad  `json:"load"`
+	}{viewVM(snap, d), d.Facts, d.Load}
+	return value, func() out.Table { return vmTable(value.vmView, d) }, nil
+}
+
+func vmTable(v vmView, d fleet.Domain) out.Table {
+	var t out.Table
+	t.Add("VM:", v.Name)
+	t.Add("UUID:", string(v.UUID))
+	t.Add("Host:", v.Host)
+	t.Add("State:", string(v.State))
+	t.Add("CPU:", fmt.Sprintf("%.1f of %d vCPUs", float64(v.CPU), v.VCPUs))
+	t.Add("Memory:", fmt.Sprintf("%s, %s of it resident", v.Memory, d.Load.Memory))
+	if s := d.Load.Dirty; s != nil {
+		t.Add("Dirties memory:", fmt.Sprintf("%s, sampled over %s", s.Rate, out.Span(s.Window)))
+	}
+	t.Add("Network:", fmt.Sprintf("%s in, %s out", d.Load.Rx, d.Load.Tx))
+	t.Add("Disks:", fmt.Sprintf("%s read, %s written", d.Load.Read, d.Load.Write))
+	for _, disk := range d.Facts.Disks {
+		t.Add("Disk "+disk.Target+":", diskText(disk))
+	}
+	t.Add("Machine:", joinNotes(d.Facts.Machine, d.Facts.Arch, d.Facts.VirtType))
+	if !d.Facts.Persistent {
+		t.Add("Definition:", "transient: gone when it stops")
+	}
+	if v.Migration != "" {
+		t.Add("Migration:", v.Migration)
+	}
+	for _, b := range v.Blockers {
+		t.Add("Can't move:", blockerText(b))
+	}
+	return t
+}
+
+func diskText(d hypervisor.Disk) string {
+	where := "this host's own"
+	switch {
+	case d.Source == "":
+		return "empty"
+	case d.Shared:
+		where = "shared"
+	}
+	text := fmt.Sprintf("%s (%s, %s)", d.Source, d.Size, where)
+	if d.ReadOnly {
+		text += " read-only"
+	}
+	return text
+}
+
+func blockerText(b hypervisor.Blocker) string {
+	if b.Remedy == "" {
+		return b.String()
+	}
+	return b.String() + " (" + b.Remedy + ")"
+}
+
+// findVM resolves what a person typed to the one VM that is meant.
+func findVM(snap *fleet.Snapshot, word string) (fleet.Domain, error) {
+	found := withoutArrivals(snap, snap.FindVM(word))
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return fleet.Domain{}, fmt.Errorf("no VM is called %q (drover vm list shows all)", word)
+	}
+	var names []string
+	for _, d := range found {
+		names = append(names, fmt.Sprintf("%s/%s (%s)", d.Host.Name, d.Facts.Name, d.Facts.ID))
+	}
+	return fleet.Domain{}, fmt.Errorf("%q means more than one VM: say which of %s", word, strings.Join(names, ", "))
+}
+
+// withoutArrivals drops what a VM under migration shows on its target: it is still the source's.
+func withoutArrivals(snap *fleet.Snapshot, found []fleet.Domain) []fleet.Domain {
+	var out []fleet.Domain
+	for _, d := range found {
+		if !arriving(snap, d) {
+			out = append(out, d)
+		}
+	}
+	if len(out) == 0 {
+		return found
+	}
+	return out
+}
+
+// arriving reports whether the domain is on its host only because a migration is bringing it there.
+func arriving(snap *fleet.Snapshot, d fleet.Domain) bool {
+	for _, m := range snap.Unfinished() {
+		if m.UUID == d.Facts.ID && m.Target == d.Host.Name && m.Phase.Started() {
+			return true
+		}
+	}
+	return false
+}
