@@ -83,15 +83,21 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		ErrWriter:      stderr,
 		ExitErrHandler: func(*cli.Context, error) {}, // Main decides
 		OnUsageError:   usageError,
-		CommandNotFound: func(_ *cli.Context, name string) {
-			fmt.Fprintf(stderr, "drover-lab: no such command: %s\n", name)
-		},
+		Action:         noCommand,
 	}
-	for _, group := range [][]*cli.Command{labCommands(), runCommands(), faultCommands(), guestCommands(), droverCommands()} {
+	for _, group := range [][]*cli.Command{labCommands(), runCommands(), guestCommands(), probeCommands(), faultCommands(), droverCommands()} {
 		a.Commands = append(a.Commands, group...)
 	}
 	complete(a.Commands)
 	return a
+}
+
+// noCommand runs when no command was given, or none that is known.
+func noCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return usagef("no such command: %s", c.Args().First())
+	}
+	return cli.ShowSubcommandHelp(c)
 }
 
 func usageError(_ *cli.Context, err error, _ bool) error { return usagef("%v", err) }
@@ -101,6 +107,7 @@ func complete(cmds []*cli.Command) {
 	for _, c := range cmds {
 		c.OnUsageError = usageError
 		if len(c.Subcommands) > 0 {
+			c.Action = noCommand
 			complete(c.Subcommands)
 			continue
 		}

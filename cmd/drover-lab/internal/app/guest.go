@@ -37,6 +37,10 @@ func guestCommands() []*cli.Command {
 					Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "every guest of the lab"}},
 				},
 				{
+					Name: "verify", Usage: "check that a guest lives and lost nothing since it booted; exit 1 otherwise", ArgsUsage: "NAME",
+					Action: guestVerify, Flags: []cli.Flag{outputFlag},
+				},
+				{
 					Name: "list", Usage: "list the lab's guests and where they run", Action: guestList, Flags: []cli.Flag{outputFlag},
 				},
 			},

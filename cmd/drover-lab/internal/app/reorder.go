@@ -8,7 +8,7 @@ import (
 )
 
 // rawAfter says after how many arguments of a command the rest is somebody else's command line.
-var rawAfter = map[string]int{"exec": 1, "spawn": 2}
+var rawAfter = map[string]int{"exec": 1, "spawn": 2, "run": 0}
 
 // reorder puts flags before arguments, wherever the user wrote them: the library silently takes a flag after an
 // argument as one more argument. Arguments come out behind a "--".

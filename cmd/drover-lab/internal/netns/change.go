@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -24,10 +25,20 @@ func SetupControl(ctx context.Context, control int) error {
 
 // Attach gives host number num (1 and up), whose first process is pid, its two interfaces.
 func Attach(ctx context.Context, control, pid, num int, host string) error {
-	if err := Do(control, Net, func() error { return batch(ctx, "ip", attachBatch(host, pid)) }); err != nil {
+	err := Do(control, Net, func() error {
+		// The kernel takes a dead host's interfaces away some time later; a reboot may come sooner.
+		for _, n := range Networks() {
+			// It may go between the look and the deletion, so only what follows can fail.
+			if _, err := net.InterfaceByName(n.Port(host)); err == nil {
+				_ = batch(ctx, "ip", "link del "+n.Port(host)+"\n")
+			}
+		}
+		return batch(ctx, "ip", attachBatch(host, pid))
+	})
+	if err != nil {
 		return fmt.Errorf("attach %s: %w", host, err)
 	}
-	err := Do(pid, Net, func() error {
+	err = Do(pid, Net, func() error {
 		if err := noIPv6(); err != nil {
 			return err
 		}
