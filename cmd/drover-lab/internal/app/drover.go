@@ -184,7 +184,7 @@ func (l *lab) waitForAgents(ctx context.Context, env host.Env, drover string) er
 			if yaml.Unmarshal(out, &hosts) == nil {
 				up := 0
 				for _, h := range hosts {
-					if h.State == "up" {
+					if h.State == "ready" {
 						up++
 					}
 				}
