@@ -83,12 +83,3 @@ func (s *Store) WatchEvents(ctx context.Context) <-chan Event {
 	}()
 	return out
 }
-
-// PruneEvents deletes, for the leader, all but the newest keep events.
-func (s *Store) PruneEvents(ctx context.Context, fence Fence, keep int) (int, error) {
-	n, err := s.pruneLog(ctx, fence, eventsPrefix, keep)
-	if err != nil {
-		return n, fmt.Errorf("prune events: %w", err)
-	}
-	return n, nil
-}

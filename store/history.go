@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,53 +12,74 @@ import (
 	"drover/store/kv"
 )
 
-// PruneMigrations moves finished records to the history, for the leader: those that finished before
-// olderThan, but of all finished ones the newest keep stay where they are. It returns how many it
-// moved, also along with an error.
-func (s *Store) PruneMigrations(ctx context.Context, fence Fence, olderThan time.Time, keep int) (int, error) {
+// Retention is how much of the past is kept.
+type Retention struct {
+	// FinishedFor is how long a finished migration stays among the others; of all finished ones the
+	// newest FinishedKeep stay in any case.
+	FinishedFor  time.Duration
+	FinishedKeep int
+	// HistoryKeep and EventsKeep are how many records of each are kept, the newest.
+	HistoryKeep int
+	EventsKeep  int
+}
+
+// DefaultRetention keeps some tens of megabytes at most.
+func DefaultRetention() Retention {
+	return Retention{FinishedFor: 7 * 24 * time.Hour, FinishedKeep: 200, HistoryKeep: 20_000, EventsKeep: 20_000}
+}
+
+// Prune moves finished migrations to the history and deletes what is beyond the retention, for the
+// leader.
+func (s *Store) Prune(ctx context.Context, fence Fence, r Retention) error {
+	return errors.Join(
+		s.PruneMigrations(ctx, fence, r.FinishedFor, r.FinishedKeep),
+		s.pruneLog(ctx, fence, historyPrefix, r.HistoryKeep),
+		s.pruneLog(ctx, fence, eventsPrefix, r.EventsKeep))
+}
+
+// PruneMigrations moves finished records to the history, for the leader: those that finished longer
+// ago than olderThan, but of all finished ones the newest keep stay where they are.
+func (s *Store) PruneMigrations(ctx context.Context, fence Fence, olderThan time.Duration, keep int) error {
 	all, err := s.ListMigrations(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("prune migrations: %w", err)
+		return fmt.Errorf("prune migrations: %w", err)
 	}
 	final := slices.DeleteFunc(all, func(m precopy.Stored) bool { return !m.Phase.Final() })
 	slices.SortFunc(final, func(a, b precopy.Stored) int { return strings.Compare(b.ID, a.ID) })
-	moved := 0
+	before := time.Now().Add(-olderThan)
 	for _, m := range final[min(max(keep, 0), len(final)):] {
-		if m.Finished == nil || m.Finished.Before(olderThan) {
-			held, err := s.toHistory(ctx, fence, m)
-			if err != nil {
-				return moved, fmt.Errorf("prune migration %s: %w", m.ID, err)
-			}
-			if held {
-				moved++
-			}
+		if m.Finished != nil && !m.Finished.Before(before) {
+			continue
+		}
+		if err := s.toHistory(ctx, fence, m); err != nil {
+			return fmt.Errorf("prune migration %s: %w", m.ID, err)
 		}
 	}
-	return moved, nil
+	return nil
 }
 
-// toHistory moves one record; false when it changed in the meantime, which the next pass sees.
-func (s *Store) toHistory(ctx context.Context, fence Fence, m precopy.Stored) (bool, error) {
+// toHistory moves one record, unless it changed in the meantime: the next pass sees to it then.
+func (s *Store) toHistory(ctx context.Context, fence Fence, m precopy.Stored) error {
 	key := migrationKey(m.ID)
 	held, _, err := s.kv.Txn(ctx, []kv.Cond{fence.cond(), kv.IfMod(key, m.Revision)}, []kv.Op{
 		kv.Put(historyKey(m.ID), pack(m.Raw)), kv.Delete(key),
 	})
 	if err != nil || held {
-		return held, err
+		return err
 	}
-	return false, s.checkFence(ctx, &fence)
+	return s.checkFence(ctx, &fence)
 }
 
 // History returns the newest records of the history, newest first, at most limit.
-func (s *Store) History(ctx context.Context, limit int) ([]precopy.Stored, error) {
+func (s *Store) History(ctx context.Context, limit int) ([]precopy.Migration, error) {
 	entries, err := s.kv.Last(ctx, historyPrefix, limit)
 	if err != nil {
 		return nil, fmt.Errorf("history: %w", err)
 	}
-	var out []precopy.Stored
+	var out []precopy.Migration
 	for _, e := range entries {
-		m := precopy.Stored{Revision: e.Mod, Raw: e.Value}
-		if err := decode(e.Value, &m.Migration); err != nil {
+		var m precopy.Migration
+		if err := decode(e.Value, &m); err != nil {
 			s.log.Error("record left out", "key", e.Key, "err", err)
 			continue
 		}
@@ -66,22 +88,12 @@ func (s *Store) History(ctx context.Context, limit int) ([]precopy.Stored, error
 	return out, nil
 }
 
-// PruneHistory deletes from the history, for the leader, all but the newest keep records.
-func (s *Store) PruneHistory(ctx context.Context, fence Fence, keep int) (int, error) {
-	n, err := s.pruneLog(ctx, fence, historyPrefix, keep)
-	if err != nil {
-		return n, fmt.Errorf("prune history: %w", err)
-	}
-	return n, nil
-}
-
-// pruneLog deletes the oldest keys under a prefix whose keys begin with a time.
-func (s *Store) pruneLog(ctx context.Context, fence Fence, prefix string, keep int) (int, error) {
+// pruneLog deletes all but the newest keep of the keys under a prefix that begin with a time.
+func (s *Store) pruneLog(ctx context.Context, fence Fence, prefix string, keep int) error {
 	entries, _, err := s.kv.List(ctx, prefix)
 	if err != nil {
-		return 0, err
+		return fmt.Errorf("prune %s: %w", prefix, err)
 	}
-	deleted := 0
 	doomed := entries[:max(len(entries)-max(keep, 0), 0)]
 	for chunk := range slices.Chunk(doomed, kv.MaxOps/2) {
 		var ops []kv.Op
@@ -89,13 +101,12 @@ func (s *Store) pruneLog(ctx context.Context, fence Fence, prefix string, keep i
 			ops = append(ops, kv.Delete(e.Key))
 		}
 		held, _, err := s.kv.Txn(ctx, []kv.Cond{fence.cond()}, ops)
+		if err == nil && !held {
+			err = ErrFenced
+		}
 		if err != nil {
-			return deleted, err
+			return fmt.Errorf("prune %s: %w", prefix, err)
 		}
-		if !held {
-			return deleted, ErrFenced
-		}
-		deleted += len(chunk)
 	}
-	return deleted, nil
+	return nil
 }

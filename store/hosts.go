@@ -32,11 +32,12 @@ func (s *Store) ListHosts(ctx context.Context) ([]fleet.HostRecord, error) {
 	return out, nil
 }
 
-// UpdateHost changes a host's record through f, which may be called more than once; its error ends the
-// update. kv.ErrNotFound when the host was never bound. fence is nil for people.
-func (s *Store) UpdateHost(ctx context.Context, fence *Fence, name string, f func(*fleet.HostRecord) error) error {
-	_, err := s.hosts().Update(ctx, fence, name, f)
-	return err
+// UpdateHost changes a host's record through f, which may be called more than once, and returns the
+// record as written; an error of f's ends the update. kv.ErrNotFound when the host was never bound.
+// fence is nil for people.
+func (s *Store) UpdateHost(ctx context.Context, fence *Fence, name string, f func(*fleet.HostRecord) error) (fleet.HostRecord, error) {
+	r, err := s.hosts().Update(ctx, fence, name, f)
+	return r.Value, err
 }
 
 // BindHost binds a host's name to a libvirt host, at first contact, for the leader. A name that is

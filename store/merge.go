@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // merge returns after, with everything carried over that raw has and before has not. raw is a stored
@@ -62,13 +63,25 @@ func mergeObject(raw, before, after map[string]any) map[string]any {
 		out[k] = mergeValue(raw[k], before[k], v)
 	}
 	for k, v := range raw {
-		_, known := before[k]
-		_, stays := after[k]
-		if !known && !stays {
+		if !spelled(before, k) && !spelled(after, k) {
 			out[k] = v
 		}
 	}
 	return out
+}
+
+// spelled reports whether the object has the field, however it is written: encoding/json takes "Phase"
+// for "phase" when it reads, so what is spelled otherwise is known all the same.
+func spelled(obj map[string]any, name string) bool {
+	if _, ok := obj[name]; ok {
+		return true
+	}
+	for k := range obj {
+		if strings.EqualFold(k, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // mergeArray pairs elements by what identifies them, else by place while the count is the same.

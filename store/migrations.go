@@ -299,13 +299,12 @@ func (s *Store) WatchMigrations(ctx context.Context) <-chan MigrationBatch {
 }
 
 // GetProgress reads a migration's volatile part; kv.ErrNotFound when it has none at the moment.
-func (s *Store) GetProgress(ctx context.Context, id string) (precopy.Progress, error) {
-	r, err := s.progress().Get(ctx, id)
-	return r.Value.Progress, err
-}
-
-func (s *Store) progress() Table[progressRecord] {
-	return Table[progressRecord]{s, progressPrefix, "progress"}
+func (s *Store) GetProgress(ctx context.Context, id string) (*precopy.Progress, error) {
+	r, err := Table[progressRecord]{s, progressPrefix, "progress"}.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return &r.Value.Progress, nil
 }
 
 // WatchProgress delivers a migration's volatile part as it changes, the present one first if there is

@@ -60,11 +60,12 @@ func (c *Client) Partition(cut bool) {
 	}
 }
 
-// FailTxns makes the client's next transactions fail, one fault each, in order.
+// FailTxns makes the client's next transactions fail, one fault each, in order; 0 lets one pass. It
+// replaces what was set before: none ends all faults.
 func (c *Client) FailTxns(faults ...Fault) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.faults = append(c.faults, faults...)
+	c.faults = slices.Clone(faults)
 }
 
 // state returns whether the client is cut off, and a channel that closes when that changes.
