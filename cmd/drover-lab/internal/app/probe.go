@@ -2,11 +2,13 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"drover/cmd/drover-lab/internal/check"
 	"drover/cmd/drover-lab/internal/probe"
 )
 
@@ -23,6 +25,10 @@ func probeCommands() []*cli.Command {
 				&cli.BoolFlag{Name: "mark", Usage: "print the present mark and end"},
 				outputFlag,
 			},
+		},
+		{
+			Name: "check", Usage: "list what no guest explains: domains, QEMUs, control groups, files; exit 1 if there is any",
+			Action: checkLab, Flags: []cli.Flag{outputFlag},
 		},
 	}
 }
@@ -128,4 +134,31 @@ func (l *lab) printReport(r probe.Report) error {
 		[]string{"mismatches", fmt.Sprintf("%d (%d since boot), disk errors %d", r.Mismatches, r.MismatchesTotal, r.DiskErrors)},
 		[]string{"mark", fmt.Sprint(r.Mark)},
 	)
+}
+
+func checkLab(c *cli.Context) error {
+	l, _, err := openUp(c)
+	if err != nil {
+		return err
+	}
+	if _, err := args(c); err != nil {
+		return err
+	}
+	found, err := check.New(l.store, l.hosts, l.guests()).Find(c.Context)
+	if l.json {
+		if found == nil {
+			found = []check.Leftover{}
+		}
+		err = errors.Join(l.printJSON(found), err)
+	} else if len(found) > 0 {
+		rows := [][]string{{"HOST", "KIND", "WHAT", "WHY"}}
+		for _, f := range found {
+			rows = append(rows, []string{dash(f.Host), string(f.Kind), f.What, f.Why})
+		}
+		err = errors.Join(l.printTable(rows...), err)
+	}
+	if err == nil && len(found) > 0 {
+		return exitError(exitFailed)
+	}
+	return err
 }
