@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -42,18 +41,23 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 
 func globalFlags() []cli.Flag {
 	return append(conf.Flags(&conf.Client{}),
-		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", Usage: "table, json or yaml"},
-		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "give up on the store after this long"},
-		&cli.StringFlag{Name: "as", Usage: "`NAME` to record as the one who asks (default: USER@HOST)"},
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "table", DefaultText: "table", Usage: "`FORMAT` of the answer: table, json or yaml"},
+		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "give up on the store after this long"},
+		&cli.StringFlag{Name: "as", DefaultText: "USER@HOST", Usage: "`NAME` to record as the one who asks"},
 	)
 }
 
+// toggle is a flag that is off unless given, which the help need not say.
+func toggle(name, usage string, aliases ...string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Aliases: aliases, Usage: usage, DisableDefaultText: true}
+}
+
 func watchFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "go on until Ctrl-C: redraw on a terminal, else print what changed"}
+	return toggle("watch", "go on until Ctrl-C: redraw on a terminal, else print what changed", "w")
 }
 
 func yesFlag(usage string) cli.Flag {
-	return &cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: usage}
+	return toggle("yes", usage, "y")
 }
 
 // printer returns a function that writes an answer to stdout as --output wants.

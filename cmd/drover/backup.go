@@ -25,11 +25,11 @@ func storeCommand() *cli.Command {
 				Name: "backup", Usage: "write all records to a file", ArgsUsage: "FILE",
 				Description: "The file is the same for an embedded store and for a cluster, so this is also how to move from\n" +
 					"one to the other. An existing FILE is not overwritten.",
-				Action: quick(backup),
+				Action: takes(1, 1, "FILE", quick(backup)),
 			},
 			{
 				Name: "restore", Usage: "bring a backup into an empty store", ArgsUsage: "FILE", Description: restoreHelp,
-				Flags: []cli.Flag{yesFlag("needed: all agents are stopped")}, Action: quick(restore),
+				Flags: []cli.Flag{yesFlag("needed: all agents are stopped")}, Action: takes(1, 1, "FILE", quick(restore)),
 			},
 		},
 	}
@@ -37,11 +37,7 @@ func storeCommand() *cli.Command {
 
 // backup writes beside the file and renames: a FILE that exists is a whole backup.
 func backup(ctx context.Context, s *session) error {
-	args, err := words(s.cli, 1, 1, "FILE")
-	if err != nil {
-		return err
-	}
-	path := args[0]
+	path := s.word()
 	f, err := os.CreateTemp(filepath.Dir(path), ".drover-backup-*")
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
@@ -60,14 +56,10 @@ func backup(ctx context.Context, s *session) error {
 }
 
 func restore(ctx context.Context, s *session) error {
-	args, err := words(s.cli, 1, 1, "FILE")
-	if err != nil {
-		return err
-	}
 	if !s.cli.Bool("yes") {
 		return cliargs.Usagef(s.cli, "stop all agents, then add --yes")
 	}
-	f, err := os.Open(args[0])
+	f, err := os.Open(s.word())
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}

@@ -19,20 +19,16 @@ func cancelCommand() *cli.Command {
 			"agent; at the very end it may complete all the same, which --wait reports with exit status 3.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "reason", Usage: "why, for the record"},
-			&cli.BoolFlag{Name: "wait", Aliases: []string{"w"}, Usage: "return when it is over: 0 when it was stopped, 3 when it was too late"},
+			toggle("wait", "return when it is over: 0 when it was stopped, 3 when it was too late", "w"),
 		},
-		Action: long(cancelMigration),
+		Action: takes(1, 1, "ID or VM", long(cancelMigration)),
 	}
 }
 
 func cancelMigration(ctx context.Context, s *session) error {
-	args, err := words(s.cli, 1, 1, "ID or VM")
-	if err != nil {
-		return err
-	}
-	rctx, cancel := context.WithTimeout(ctx, s.cli.Duration("timeout"))
+	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
-	m, err := findMigration(rctx, s, args[0])
+	m, err := findMigration(rctx, s, s.word())
 	if err != nil {
 		return err
 	}
@@ -101,20 +97,16 @@ func resolveCommand() *cli.Command {
 			&cli.StringFlag{Name: "runs-on", Usage: "the `HOST` that the VM runs on, as you have seen yourself"},
 			yesFlag("needed: you have made sure that it runs only there"),
 		},
-		Action: quick(resolveMigration),
+		Action: takes(1, 1, "ID or VM", quick(resolveMigration)),
 	}
 }
 
 func resolveMigration(ctx context.Context, s *session) error {
-	args, err := words(s.cli, 1, 1, "ID or VM")
-	if err != nil {
-		return err
-	}
 	host := s.cli.String("runs-on")
 	if host == "" {
 		return cliargs.Usagef(s.cli, "--runs-on HOST is missing")
 	}
-	m, err := findMigration(ctx, s, args[0])
+	m, err := findMigration(ctx, s, s.word())
 	if err != nil {
 		return err
 	}

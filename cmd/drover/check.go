@@ -21,9 +21,9 @@ func checkCommand() *cli.Command {
 			"Exit status 1 when there is nowhere to go.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "check only this `HOST`"},
-			&cli.BoolFlag{Name: "copy-storage", Usage: "reckon with disks that are not shared being copied"},
+			toggle("copy-storage", "reckon with disks that are not shared being copied"),
 		},
-		Action: long(checkVM),
+		Action: takes(1, 1, "VM", long(checkVM)),
 	}
 }
 
@@ -51,11 +51,7 @@ func (v verdict) anyOK() bool {
 }
 
 func checkVM(ctx context.Context, s *session) error {
-	args, err := words(s.cli, 1, 1, "VM")
-	if err != nil {
-		return err
-	}
-	v, err := check(ctx, s, args[0])
+	v, err := check(ctx, s, s.word())
 	if err != nil {
 		return err
 	}
@@ -70,7 +66,7 @@ func checkVM(ctx context.Context, s *session) error {
 
 // check runs the preflight that the scheduler runs before it orders, for --to or every other host.
 func check(ctx context.Context, s *session, word string) (verdict, error) {
-	rctx, cancel := context.WithTimeout(ctx, s.cli.Duration("timeout"))
+	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
 	snap, err := s.snapshot(rctx)
 	if err != nil {

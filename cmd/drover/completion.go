@@ -36,13 +36,10 @@ func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "completion", Usage: "write a completion script for a shell", ArgsUsage: "bash|zsh|fish",
 		Description: "For example: drover completion bash > /etc/bash_completion.d/drover",
-		Action: func(c *cli.Context) error {
-			args, err := words(c, 1, 1, "the shell (bash, zsh or fish)")
-			if err != nil {
-				return err
-			}
-			script := ""
-			switch args[0] {
+		Action: takes(1, 1, "the shell (bash, zsh or fish)", func(c *cli.Context) error {
+			var err error
+			script, shell := "", c.Args().First()
+			switch shell {
 			case "bash":
 				script = bashCompletion
 			case "zsh":
@@ -53,10 +50,10 @@ func completionCommand() *cli.Command {
 				}
 				script = strings.TrimSpace(script) + "\n"
 			default:
-				return cliargs.Usagef(c, "shell %q: want bash, zsh or fish", args[0])
+				return cliargs.Usagef(c, "shell %q: want bash, zsh or fish", shell)
 			}
 			_, err = fmt.Fprint(c.App.Writer, script)
 			return err
-		},
+		}),
 	}
 }

@@ -17,14 +17,11 @@ func eventsCommand() *cli.Command {
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most this many"},
 			watchFlag(),
 		},
-		Action: listing(listEvents),
+		Action: takes(0, 0, "", listing(listEvents)),
 	}
 }
 
 func listEvents(ctx context.Context, s *session) (any, func() out.Table, error) {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return nil, nil, err
-	}
 	list, err := s.Events(ctx, max(s.cli.Int("limit"), 1))
 	if err != nil {
 		return nil, nil, err

@@ -19,16 +19,13 @@ func historyCommand() *cli.Command {
 			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most this many"},
 			&cli.StringFlag{Name: "vm", Usage: "only those of this VM `NAME`"},
 		},
-		Action: listing(listHistory),
+		Action: takes(0, 0, "", listing(listHistory)),
 	}
 }
 
 // listHistory joins what the scheduler has moved to the history with what is still among the
 // migrations; an ID sorts by age.
 func listHistory(ctx context.Context, s *session) (any, func() out.Table, error) {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return nil, nil, err
-	}
 	limit := max(s.cli.Int("limit"), 1)
 	old, err := s.History(ctx, limit)
 	if err != nil {

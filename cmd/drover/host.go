@@ -26,23 +26,23 @@ func hostCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "all hosts with their load",
-				Flags: []cli.Flag{watchFlag()}, Action: listing(listHosts),
+				Flags: []cli.Flag{watchFlag()}, Action: takes(0, 0, "", listing(listHosts)),
 			},
 			{
 				Name: "show", Usage: "everything known about one host", ArgsUsage: "HOST",
-				Flags: []cli.Flag{watchFlag()}, Action: listing(showHost),
+				Flags: []cli.Flag{watchFlag()}, Action: takes(1, 1, "HOST", listing(showHost)),
 			},
 			{
 				Name: "cordon", Usage: "let no VM come to a host", ArgsUsage: "HOST...",
 				Description: "A cordoned host takes no VMs by migration. What runs there stays, and migrations\n" +
 					"that were already ordered go on.",
-				Flags: []cli.Flag{reason}, Action: quick(func(ctx context.Context, s *session) error { return cordon(ctx, s, true) }),
+				Flags: []cli.Flag{reason}, Action: cordonAction(true),
 			},
 			{
 				Name: "uncordon", Usage: "let VMs come to a host again", ArgsUsage: "HOST...",
 				Description: "Removes the cordon that an admin set. One that a run (a drain) holds stays until\n" +
 					"that run gives it up.",
-				Action: quick(func(ctx context.Context, s *session) error { return cordon(ctx, s, false) }),
+				Action: cordonAction(false),
 			},
 		},
 	}
@@ -134,9 +134,6 @@ func joinNotes(parts ...string) string {
 }
 
 func listHosts(ctx context.Context, s *session) (any, func() out.Table, error) {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return nil, nil, err
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -187,15 +184,11 @@ func findHost(snap *fleet.Snapshot, name string) (*fleet.Host, error) {
 }
 
 func showHost(ctx context.Context, s *session) (any, func() out.Table, error) {
-	args, err := words(s.cli, 1, 1, "HOST")
-	if err != nil {
-		return nil, nil, err
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := findHost(snap, args[0])
+	h, err := findHost(snap, s.word())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -250,13 +243,14 @@ func orDash(s string) string {
 // stamp renders a moment in the reader's zone.
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
+func cordonAction(on bool) cli.ActionFunc {
+	return takes(1, -1, "HOST", quick(func(ctx context.Context, s *session) error { return cordon(ctx, s, on) }))
+}
+
 // cordon sets or removes the admin's cordon on each named host. What failed is said per host; some
 // failing is status 3.
 func cordon(ctx context.Context, s *session, on bool) error {
-	names, err := words(s.cli, 1, -1, "HOST")
-	if err != nil {
-		return err
-	}
+	names := s.cli.Args().Slice()
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return err

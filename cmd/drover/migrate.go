@@ -31,30 +31,26 @@ func migrateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "migrate", Usage: "move a running VM to another host", ArgsUsage: "VM", Description: migrateHelp,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Usage: "the `HOST` to move to (default: the scheduler's choice)"},
-			&cli.DurationFlag{Name: "max-pause", Usage: "longest pause of the guest, such as 150ms"},
-			&cli.DurationFlag{Name: "deadline", Usage: "abort when not done after this long, such as 10m (default: reckoned from size and link)"},
-			&cli.BoolFlag{Name: "copy-storage", Usage: "copy disks that are not shared too (default: refuse such VMs)"},
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only check whether it could move; change nothing"},
-			&cli.BoolFlag{Name: "wait", Aliases: []string{"w"}, Usage: "show the progress and return at the end"},
-			&cli.DurationFlag{Name: "timeout", Usage: "with --wait: stop waiting after this long; the migration goes on (default: never)"},
+			&cli.StringFlag{Name: "to", DefaultText: "the scheduler's choice", Usage: "the `HOST` to move to"},
+			&cli.DurationFlag{Name: "max-pause", DefaultText: "see above", Usage: "longest pause of the guest, such as 150ms"},
+			&cli.DurationFlag{Name: "deadline", DefaultText: "reckoned from size and link", Usage: "abort when not done after this long, such as 10m"},
+			toggle("copy-storage", "copy disks that are not shared too; without it such VMs are refused"),
+			toggle("dry-run", "only check whether it could move; change nothing", "n"),
+			toggle("wait", "show the progress and return at the end", "w"),
+			&cli.DurationFlag{Name: "timeout", DefaultText: "never; 1m for the decision", Usage: "stop waiting after this long; the migration goes on"},
 		},
-		Action: migrate,
+		Action: takes(1, 1, "VM", migrate),
 	}
 }
 
 // waiting is the reason code of a request that the scheduler took up but can't order yet.
 const waiting = "waiting"
 
-// storeTimeout is how long one read or write of the store may take; migrate's own --timeout means the
-// wait.
-const storeTimeout = 10 * time.Second
+// decideTimeout is how long the scheduler may take to decide when --timeout says nothing: asking both
+// hosts about a few candidates takes a fraction of it.
+const decideTimeout = time.Minute
 
 func migrate(c *cli.Context) error {
-	args, err := words(c, 1, 1, "VM")
-	if err != nil {
-		return err
-	}
 	policy, err := policyOf(c)
 	if err != nil {
 		return err
@@ -63,11 +59,16 @@ func migrate(c *cli.Context) error {
 		return long(checkVM)(c)
 	}
 	return long(func(ctx context.Context, s *session) error {
-		stored, err := s.request(ctx, args[0], policy)
+		stored, err := s.request(ctx, policy)
 		if err != nil {
 			return err
 		}
 		if c.Bool("wait") {
+			if d := c.Duration("timeout"); d > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, d)
+				defer cancel()
+			}
 			return s.follow(ctx, stored)
 		}
 		return s.ordered(ctx, stored)
@@ -103,14 +104,14 @@ func policyOf(c *cli.Context) (precopy.Policy, error) {
 const maxPause = 2000 * time.Second
 
 // request writes the record of a new migration.
-func (s *session) request(ctx context.Context, word string, policy precopy.Policy) (precopy.Stored, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+func (s *session) request(ctx context.Context, policy precopy.Policy) (precopy.Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return precopy.Stored{}, err
 	}
-	d, err := findVM(snap, word)
+	d, err := findVM(snap, s.word())
 	if err != nil {
 		return precopy.Stored{}, err
 	}
@@ -155,6 +156,8 @@ func (s *session) underWay(ctx context.Context, d fleet.Domain, id string) error
 
 // ordered waits until the scheduler has decided, and prints the ID.
 func (s *session) ordered(ctx context.Context, m precopy.Stored) error {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.cli.Duration("timeout"), decideTimeout))
+	defer cancel()
 	m, err := s.until(ctx, m, func(m precopy.Migration) bool {
 		return m.Phase != precopy.Requested || m.ReasonCode == waiting
 	}, nil)

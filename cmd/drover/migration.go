@@ -25,19 +25,19 @@ func migrationCommand() *cli.Command {
 				Name: "list", Aliases: []string{"ls"}, Usage: "unfinished migrations, and those finished in the last 24 hours",
 				Flags: []cli.Flag{
 					watchFlag(),
-					&cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "all finished ones too that are not in the history yet"},
+					toggle("all", "all finished ones too that are not in the history yet", "a"),
 				},
-				Action: listing(listMigrations),
+				Action: takes(0, 0, "", listing(listMigrations)),
 			},
 			{
 				Name: "show", Usage: "the record of one migration", ArgsUsage: "ID|VM",
 				Description: "A VM's name stands for its unfinished migration, else for its last one.",
-				Flags:       []cli.Flag{watchFlag()}, Action: listing(showMigration),
+				Flags:       []cli.Flag{watchFlag()}, Action: takes(1, 1, "ID or VM", listing(showMigration)),
 			},
 			{
 				Name: "watch", Usage: "follow one migration to its end, or all that are under way", ArgsUsage: "[ID|VM]",
 				Description: "Exit status as of migrate --wait: 0 done, 1 failed, 3 done though cancelled.",
-				Action:      watchMigration,
+				Action:      takes(0, 1, "", watchMigration),
 			},
 			cancelCommand(),
 			resolveCommand(),
@@ -46,9 +46,6 @@ func migrationCommand() *cli.Command {
 }
 
 func listMigrations(ctx context.Context, s *session) (any, func() out.Table, error) {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return nil, nil, err
-	}
 	all, err := s.ListMigrations(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -151,11 +148,7 @@ func newestOf(snap *fleet.Snapshot, word string) (precopy.Stored, bool) {
 }
 
 func showMigration(ctx context.Context, s *session) (any, func() out.Table, error) {
-	args, err := words(s.cli, 1, 1, "ID or VM")
-	if err != nil {
-		return nil, nil, err
-	}
-	m, err := findMigration(ctx, s, args[0])
+	m, err := findMigration(ctx, s, s.word())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -222,15 +215,11 @@ func promiseText(p precopy.Policy) string {
 
 // watchMigration follows one migration, or lists all that are under way again and again.
 func watchMigration(c *cli.Context) error {
-	args, err := words(c, 0, 1, "")
-	if err != nil {
-		return err
-	}
-	if len(args) == 1 {
+	if c.Args().Present() {
 		return long(func(ctx context.Context, s *session) error {
-			rctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
+			rctx, cancel := context.WithTimeout(ctx, storeTimeout(c))
 			defer cancel()
-			m, err := findMigration(rctx, s, args[0])
+			m, err := findMigration(rctx, s, s.word())
 			if err != nil {
 				return err
 			}

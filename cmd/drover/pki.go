@@ -32,25 +32,25 @@ func pkiCommand() *cli.Command {
 	return &cli.Command{
 		Name: "pki", Usage: "certificates: make an authority, issue, list, renew", Description: pkiHelp,
 		Subcommands: []*cli.Command{
-			{Name: "init", Usage: "make the authority", Flags: []cli.Flag{dir}, Action: pkiInit},
+			{Name: "init", Usage: "make the authority", Flags: []cli.Flag{dir}, Action: takes(0, 0, "", pkiInit)},
 			{
 				Name: "host", Usage: "issue a certificate for a KVM host, for libvirt and drover-agent", ArgsUsage: "NAME",
-				Flags: names, Action: func(c *cli.Context) error { return pkiIssue(c, pki.RoleAgent) },
+				Flags: names, Action: issue(pki.RoleAgent),
 			},
 			{
 				Name: "scheduler", Usage: "issue a certificate for a scheduler or etcd member", ArgsUsage: "NAME",
 				Description: "The loopback address and localhost are always among its names, for the embedded store.",
-				Flags:       names, Action: func(c *cli.Context) error { return pkiIssue(c, pki.RoleScheduler) },
+				Flags:       names, Action: issue(pki.RoleScheduler),
 			},
 			{
 				Name: "admin", Usage: "issue a certificate for a person who may change things", ArgsUsage: "NAME",
-				Flags: []cli.Flag{dir}, Action: func(c *cli.Context) error { return pkiIssue(c, pki.RoleAdmin) },
+				Flags: []cli.Flag{dir}, Action: issue(pki.RoleAdmin),
 			},
 			{
 				Name: "viewer", Usage: "issue a certificate for a person who may only look", ArgsUsage: "NAME",
-				Flags: []cli.Flag{dir}, Action: func(c *cli.Context) error { return pkiIssue(c, pki.RoleViewer) },
+				Flags: []cli.Flag{dir}, Action: issue(pki.RoleViewer),
 			},
-			{Name: "list", Aliases: []string{"ls"}, Usage: "all certificates and when they expire", Flags: []cli.Flag{dir}, Action: pkiList},
+			{Name: "list", Aliases: []string{"ls"}, Usage: "all certificates and when they expire", Flags: []cli.Flag{dir}, Action: takes(0, 0, "", pkiList)},
 			{
 				Name: "renew", Usage: "issue anew what expires soon, with the same names and keys",
 				Description: "The copies elsewhere are not touched: copy the new cert.pem files to where they belong.",
@@ -58,7 +58,7 @@ func pkiCommand() *cli.Command {
 					dir,
 					&cli.StringFlag{Name: "within", Value: "30d", Usage: "what expires within this `TIME`, such as 30d or 12h"},
 				},
-				Action: pkiRenew,
+				Action: takes(0, 0, "", pkiRenew),
 			},
 		},
 	}
@@ -88,9 +88,6 @@ func certificateOf(i pki.Identity) certificate {
 }
 
 func pkiInit(c *cli.Context) error {
-	if _, err := words(c, 0, 0, ""); err != nil {
-		return err
-	}
 	dir := c.String("dir")
 	ca, err := pki.CreateCA(dir, pki.CAOptions{})
 	if err != nil {
@@ -102,12 +99,12 @@ func pkiInit(c *cli.Context) error {
 	return err
 }
 
+func issue(role pki.Role) cli.ActionFunc {
+	return takes(1, 1, "NAME", func(c *cli.Context) error { return pkiIssue(c, role) })
+}
+
 func pkiIssue(c *cli.Context, role pki.Role) error {
-	args, err := words(c, 1, 1, "NAME")
-	if err != nil {
-		return err
-	}
-	request := pki.Request{Role: role, Name: args[0], DNS: c.StringSlice("dns")}
+	request := pki.Request{Role: role, Name: c.Args().First(), DNS: c.StringSlice("dns")}
 	for _, text := range c.StringSlice("ip") {
 		ip, err := netip.ParseAddr(text)
 		if err != nil {
@@ -151,9 +148,6 @@ func loadCA(c *cli.Context) (*pki.CA, error) {
 }
 
 func pkiList(c *cli.Context) error {
-	if _, err := words(c, 0, 0, ""); err != nil {
-		return err
-	}
 	identities, err := pki.List(c.String("dir"))
 	if err != nil {
 		return err
@@ -162,9 +156,6 @@ func pkiList(c *cli.Context) error {
 }
 
 func pkiRenew(c *cli.Context) error {
-	if _, err := words(c, 0, 0, ""); err != nil {
-		return err
-	}
 	within, err := parseDays(c.String("within"))
 	if err != nil {
 		return cliargs.Usagef(c, "--within: %w", err)

@@ -40,7 +40,7 @@ func schedulerCommand() *cli.Command {
 	return &cli.Command{
 		Name: "scheduler", Usage: "the service that decides", Subcommands: []*cli.Command{{
 			Name: "run", Usage: "run a scheduler until SIGTERM", Description: schedulerHelp,
-			Flags: append(flags, conf.ConfigFlag()), Action: runScheduler,
+			Flags: append(flags, conf.ConfigFlag()), Action: takes(0, 0, "", runScheduler),
 		}},
 	}
 }
@@ -55,9 +55,6 @@ func isGlobal(f cli.Flag) bool {
 }
 
 func runScheduler(c *cli.Context) error {
-	if _, err := words(c, 0, 0, ""); err != nil {
-		return err
-	}
 	settings := conf.DefaultScheduler()
 	if err := conf.Load(conf.FromContext(c), settings); err != nil {
 		return err

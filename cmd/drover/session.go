@@ -23,6 +23,9 @@ import (
 // watchEvery is how often --watch reads the store again.
 const watchEvery = 2 * time.Second
 
+// defaultTimeout is how long a command may talk to the store unless --timeout says otherwise.
+const defaultTimeout = 10 * time.Second
+
 // session is one command's connection to the store.
 type session struct {
 	*store.Store
@@ -37,7 +40,7 @@ type action func(ctx context.Context, s *session) error
 // quick runs a command that only reads or writes a few records: --timeout bounds all of it.
 func quick(do action) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+		ctx, cancel := context.WithTimeout(c.Context, storeTimeout(c))
 		defer cancel()
 		return withStore(ctx, c, do)
 	}
@@ -59,7 +62,7 @@ func withStore(ctx context.Context, c *cli.Context, do action) error {
 	}
 	client, err := etcd.Open(etcd.Config{
 		Endpoints: settings.Endpoints, CA: settings.CA, Cert: settings.Cert, Key: settings.Key,
-		Insecure: settings.Insecure, RequestTimeout: min(c.Duration("timeout"), 5*time.Second),
+		Insecure: settings.Insecure, RequestTimeout: min(storeTimeout(c)/2, 5*time.Second),
 	})
 	if err != nil {
 		return usageIf(c, err, etcd.ErrConfig)
@@ -70,9 +73,20 @@ func withStore(ctx context.Context, c *cli.Context, do action) error {
 		err = cerr
 	}
 	if errors.Is(err, context.DeadlineExceeded) && c.Context.Err() == nil {
-		return fmt.Errorf("no answer within %s (--timeout): %w", c.Duration("timeout"), err)
+		return fmt.Errorf("no answer within %s (--timeout): %w", storeTimeout(c), err)
 	}
 	return err
+}
+
+// storeTimeout is how long a command may talk to the store: the global --timeout. A command that has a
+// --timeout of its own means something else by it.
+func storeTimeout(c *cli.Context) time.Duration {
+	for _, f := range c.Command.Flags {
+		if f.Names()[0] == "timeout" {
+			return defaultTimeout
+		}
+	}
+	return c.Duration("timeout")
 }
 
 // usageIf turns an error of the given kind into wrong usage, which exits with 2.
@@ -166,7 +180,7 @@ func watching(show view) cli.ActionFunc {
 	return long(func(ctx context.Context, s *session) error {
 		away := false
 		return out.Watch(ctx, s.cli.App.Writer, watchEvery, func(ctx context.Context, w io.Writer) error {
-			ctx, cancel := context.WithTimeout(ctx, s.cli.Duration("timeout"))
+			ctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 			defer cancel()
 			value, table, err := show(ctx, s)
 			switch {
@@ -185,15 +199,19 @@ func watching(show view) cli.ActionFunc {
 	})
 }
 
-// words returns the command's arguments; there must be between low and high of them (high < 0: any
-// number). want names them in the message otherwise.
-func words(c *cli.Context, low, high int, want string) ([]string, error) {
-	args := c.Args().Slice()
-	switch {
-	case len(args) < low:
-		return nil, cliargs.Usagef(c, "%s is missing", want)
-	case high >= 0 && len(args) > high:
-		return nil, cliargs.Usagef(c, "unexpected argument %q", args[high])
+// takes checks that there are between low and high arguments (high < 0: any number) before the command
+// does anything. want names them in the message otherwise.
+func takes(low, high int, want string, do cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		switch n := c.NArg(); {
+		case n < low:
+			return cliargs.Usagef(c, "%s is missing", want)
+		case high >= 0 && n > high:
+			return cliargs.Usagef(c, "unexpected argument %q", c.Args().Get(high))
+		}
+		return do(c)
 	}
-	return args, nil
 }
+
+// word is the command's first argument.
+func (s *session) word() string { return s.cli.Args().First() }

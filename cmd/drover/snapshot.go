@@ -17,7 +17,7 @@ func snapshotCommand() *cli.Command {
 		Name: "snapshot", Usage: "write the fleet as the planner's input, in JSON",
 		Description: "Hosts without a living agent are left out, as nothing is known about them; stderr names them.\n" +
 			"So are VMs that do not run.",
-		Action: quick(writeSnapshot),
+		Action: takes(0, 0, "", quick(writeSnapshot)),
 	}
 }
 
@@ -51,9 +51,6 @@ type (
 )
 
 func writeSnapshot(ctx context.Context, s *session) error {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return err
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return err

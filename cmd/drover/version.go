@@ -15,10 +15,7 @@ func version() string { return drover.Version }
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "version", Usage: "which drover this is",
-		Action: func(c *cli.Context) error {
-			if _, err := words(c, 0, 0, ""); err != nil {
-				return err
-			}
+		Action: takes(0, 0, "", func(c *cli.Context) error {
 			format, err := format(c)
 			if err != nil {
 				return err
@@ -35,6 +32,6 @@ func versionCommand() *cli.Command {
 				t.Add("built with", value.Go+" for "+value.Arch)
 				return t
 			})
-		},
+		}),
 	}
 }

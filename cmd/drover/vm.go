@@ -22,11 +22,11 @@ func vmCommand() *cli.Command {
 					watchFlag(),
 					&cli.StringFlag{Name: "host", Usage: "only those on this `HOST`"},
 				},
-				Action: listing(listVMs),
+				Action: takes(0, 0, "", listing(listVMs)),
 			},
 			{
 				Name: "show", Usage: "everything known about one VM", ArgsUsage: "VM",
-				Flags: []cli.Flag{watchFlag()}, Action: listing(showVM),
+				Flags: []cli.Flag{watchFlag()}, Action: takes(1, 1, "VM", listing(showVM)),
 			},
 			checkCommand(),
 		},
@@ -72,9 +72,6 @@ func viewVM(s *fleet.Snapshot, d fleet.Domain) vmView {
 }
 
 func listVMs(ctx context.Context, s *session) (any, func() out.Table, error) {
-	if _, err := words(s.cli, 0, 0, ""); err != nil {
-		return nil, nil, err
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -109,15 +106,11 @@ func listVMs(ctx context.Context, s *session) (any, func() out.Table, error) {
 }
 
 func showVM(ctx context.Context, s *session) (any, func() out.Table, error) {
-	args, err := words(s.cli, 1, 1, "VM")
-	if err != nil {
-		return nil, nil, err
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	d, err := findVM(snap, args[0])
+	d, err := findVM(snap, s.word())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,11 +30,6 @@ var errNoScheduler = errors.New("no scheduler is running: start one (drover sche
 
 // follow shows a migration's progress on stderr until it is over.
 func (s *session) follow(ctx context.Context, m precopy.Stored) error {
-	if s.cli.Command.Name == "migrate" && s.cli.IsSet("timeout") {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.cli.Duration("timeout"))
-		defer cancel()
-	}
 	bar := out.NewProgress(s.stderr())
 	m, err := s.until(ctx, m, func(m precopy.Migration) bool { return m.Phase.Final() }, bar)
 	bar.Close()
@@ -132,7 +127,7 @@ func (s *session) interrupted(ctx context.Context, m precopy.Stored, err error) 
 	}
 	why := "stopped waiting"
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		why = fmt.Sprintf("stopped waiting after %v", s.cli.Duration("timeout"))
+		why = "waited long enough (--timeout)"
 	}
 	return cli.Exit(fmt.Sprintf("%s; the migration of %s goes on (%s). Follow it: drover migration watch %s  Stop it: drover migration cancel %s",
 		why, m.Domain, m.Phase, m.ID, m.ID), cliargs.ExitFailed)
