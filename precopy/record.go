@@ -13,7 +13,9 @@ import (
 type record struct {
 	queue Queue
 
-	writing sync.Mutex // held over one write and what it learns
+	// writing is taken for one write and what it learns. A channel, so that waiting for a slow store
+	// ends with the waiter's context.
+	writing chan struct{}
 
 	mu      sync.Mutex
 	stored  Stored // as last read or written
@@ -22,7 +24,7 @@ type record struct {
 }
 
 func newRecord(q Queue, s Stored) *record {
-	return &record{queue: q, stored: s, kick: make(chan struct{}, 1)}
+	return &record{queue: q, stored: s, kick: make(chan struct{}, 1), writing: make(chan struct{}, 1)}
 }
 
 // current returns the record with all changes that were asked for, written or not.
@@ -88,8 +90,12 @@ func (r *record) writeLoop(ctx context.Context) {
 func (r *record) flush(ctx context.Context) error {
 	var gone error
 	err := retry(ctx, func() error {
-		r.writing.Lock()
-		defer r.writing.Unlock()
+		select {
+		case r.writing <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-r.writing }()
 		err := r.flushOnce(ctx)
 		if errors.Is(err, errGone) {
 			gone = err
