@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -32,7 +33,7 @@ func droverCommands() []*cli.Command {
 		Name: "drover", Usage: "run drover itself in the lab",
 		Subcommands: []*cli.Command{
 			{
-				Name: "start", Usage: "start the scheduler with its store on control and an agent on every host, TLS everywhere",
+				Name: "start", Usage: "start the scheduler with its store on control and an agent on every host, where they are not there yet; TLS everywhere",
 				Action: droverStart,
 				Flags: []cli.Flag{
 					build,
@@ -103,11 +104,23 @@ func droverStart(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := cl.Spawn(ctx, d); err != nil {
+		if err := spawnOnce(ctx, cl, d); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
 	return l.waitForAgents(ctx, env, drover)
+}
+
+// spawnOnce leaves a daemon that is there alone, so that after a host's reboot the rest goes on.
+func spawnOnce(ctx context.Context, cl *hostinit.Client, d hostinit.Daemon) error {
+	have, err := cl.List(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(have, func(s hostinit.Status) bool { return s.Name == d.Name }) {
+		return nil
+	}
+	return cl.Spawn(ctx, d)
 }
 
 // writeSettings writes a daemon's configuration as an administrator would, and returns its path.
