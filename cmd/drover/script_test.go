@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +39,11 @@ func TestScript(t *testing.T) {
 			e.Setenv("SUDO_USER", "ada")
 			e.Setenv("TERM", "dumb")
 			e.Setenv("TZ", "UTC")
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PORT", port)
 			w := &world{dir: filepath.Join(e.WorkDir, ".etcd"), stop: map[string]func(){}}
 			e.Values[worldKey{}] = w
 			e.Defer(w.close)
@@ -48,6 +54,17 @@ func TestScript(t *testing.T) {
 			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord,
 		},
 	})
+}
+
+// freePort returns a port that nothing listens on, for a program that can't be asked which it took.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
 }
 
 // cmdStatus: status N PROGRAM ARG... runs the program and wants that exit status.

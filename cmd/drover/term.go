@@ -31,7 +31,7 @@ type terms struct {
 
 	mu    sync.Mutex
 	since time.Time // of the present term; zero while another leads
-	trial error     // why the last try ended
+	trial error     // why the last term ended, until the next try
 	view  *store.View
 }
 
@@ -58,6 +58,7 @@ func (t *terms) run(ctx context.Context) error {
 
 // term waits to be elected and leads until ctx ends or the leadership is lost.
 func (t *terms) term(ctx context.Context) error {
+	t.set(time.Time{}, nil, nil) // standing by
 	leadership, err := t.store.Campaign(ctx, t.identity, leaderTTL)
 	if err != nil {
 		return err

@@ -20,8 +20,8 @@ const (
 	pollFast  = 100 * time.Millisecond
 	pollSlow  = 500 * time.Millisecond
 	fastPhase = 5 * time.Second
-	// noLeader is how long a request may stand without any scheduler before it is withdrawn; an
-	// election in between takes less.
+	// noLeader is how long a request may stand without any leader before it is withdrawn; an election
+	// takes less.
 	noLeader = 2 * time.Second
 )
 
@@ -44,6 +44,7 @@ func (s *session) follow(ctx context.Context, m precopy.Stored) error {
 func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy.Migration) bool, bar *out.Progress) (precopy.Stored, error) {
 	began := time.Now()
 	away := false
+	var unled time.Time // since when nobody leads
 	for {
 		now := time.Now()
 		switch {
@@ -52,8 +53,12 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 				bar.Show(now, m.Migration, nil)
 			}
 			return m, nil
-		case m.Phase == precopy.Requested && now.Sub(began) > noLeader && !away:
-			if err := s.needLeader(ctx, m); err != nil {
+		case m.Phase != precopy.Requested || away || s.led(ctx):
+			unled = time.Time{}
+		case unled.IsZero():
+			unled = now
+		case now.Sub(unled) > noLeader:
+			if err := s.withdraw(ctx, m); err != nil {
 				return m, err
 			}
 		}
@@ -99,18 +104,20 @@ func (s *session) progress(ctx context.Context, m precopy.Stored) *precopy.Progr
 	return p
 }
 
-// needLeader withdraws a request that nobody is there to decide. A scheduler that took it up in
-// between wins: the record's revision is compared.
-func (s *session) needLeader(ctx context.Context, m precopy.Stored) error {
+// led reports whether somebody will decide, as far as the store can say.
+func (s *session) led(ctx context.Context) bool {
 	leader, err := s.Leader(ctx)
-	if err != nil || leader != nil {
-		return nil // the store is away, or somebody will decide
-	}
+	return err != nil || leader != nil
+}
+
+// withdraw ends a request that nobody is there to decide. A scheduler that took it up in between wins:
+// the record's revision is compared.
+func (s *session) withdraw(ctx context.Context, m precopy.Stored) error {
 	now := time.Now().UTC()
 	gone := m.Migration
 	gone.Phase, gone.Finished = precopy.Aborted, &now
 	gone.ReasonCode, gone.Reason = "no-scheduler", "withdrawn: no scheduler was running"
-	_, err = s.UpdateMigration(ctx, precopy.ActorCLI, nil, m, gone)
+	_, err := s.UpdateMigration(ctx, precopy.ActorCLI, nil, m, gone)
 	switch {
 	case err == nil:
 		return errNoScheduler

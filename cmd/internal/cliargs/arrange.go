@@ -115,7 +115,8 @@ func (a *arranger) descend(word string) error {
 		}
 	}
 	if word == "help" && len(a.levels) == 1 {
-		a.levels = append(a.levels, &level{name: "help", path: cur.path})
+		// "help host list" is "host list --help": the library's own command looks one word deep.
+		a.flags = append(a.flags, given{name: "help"})
 		return nil
 	}
 	names := make([]string, 0, len(cur.subs))

@@ -85,12 +85,17 @@ func prepare(app *cli.App) {
 	app.ExitErrHandler = func(*cli.Context, error) {}
 	app.OnUsageError = onUsageError
 	app.HelpName = app.Name
+	footer := ""
+	if len(app.Flags) > 0 && len(app.Commands) > 0 {
+		footer = "\nGLOBAL OPTIONS: see " + app.Name + " --help\n"
+	}
 	var walk func(c *cli.Command, path string)
 	walk = func(c *cli.Command, path string) {
 		path += " " + c.Name
 		c.OnUsageError = onUsageError
 		// Otherwise the first argument "help" (a VM's name, perhaps) would be taken for a command.
 		c.HideHelpCommand = true
+		c.CustomHelpTemplate = cli.SubcommandHelpTemplate + footer
 		if c.Action == nil && len(c.Subcommands) > 0 {
 			c.Action = missingVerb(path, c.Subcommands)
 		}

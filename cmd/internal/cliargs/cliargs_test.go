@@ -102,6 +102,7 @@ func TestRunUsageErrors(t *testing.T) {
 	tests := []struct{ line, want string }{
 		{"hots list", `prog: unknown command "hots": did you mean host? (see prog --help)`},
 		{"host lits", `prog: unknown command "lits": did you mean list? (see prog host --help)`},
+		{"help hots", `prog: unknown command "hots": did you mean host? (see prog --help)`},
 		{"host xyzzy", `prog: unknown command "xyzzy" (see prog host --help)`},
 		{"host", `prog: prog host needs one of: list, cordon (see prog host --help)`},
 		{"host list --wait", `prog: unknown flag --wait (see prog host list --help)`},
@@ -161,7 +162,7 @@ func TestRunErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, line := range []string{"--help", "help", "help migrate", "migrate web --help", "-h migrate", "host --help", "host list -h"} {
+	for _, line := range []string{"--help", "help", "help migrate", "help host list", "migrate web --help", "-h migrate", "host --help", "host list -h"} {
 		t.Run(line, func(t *testing.T) {
 			var got call
 			app := testApp(&got)
