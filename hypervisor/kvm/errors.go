@@ -15,13 +15,9 @@ import (
 var classes = map[libvirt.ErrorNumber]hypervisor.Class{
 	libvirt.ERR_NO_DOMAIN: hypervisor.ClassNoDomain,
 
-	libvirt.ERR_OPERATION_INVALID:  hypervisor.ClassInvalid,
-	libvirt.ERR_DOM_EXIST:          hypervisor.ClassInvalid,
-	libvirt.ERR_BLOCK_COPY_ACTIVE:  hypervisor.ClassInvalid,
-	libvirt.ERR_STORAGE_VOL_EXIST:  hypervisor.ClassInvalid,
-	libvirt.ERR_NO_STORAGE_POOL:    hypervisor.ClassInvalid,
-	libvirt.ERR_NO_STORAGE_VOL:     hypervisor.ClassInvalid,
-	libvirt.ERR_NO_DOMAIN_SNAPSHOT: hypervisor.ClassInvalid,
+	libvirt.ERR_OPERATION_INVALID: hypervisor.ClassInvalid,
+	libvirt.ERR_DOM_EXIST:         hypervisor.ClassInvalid,
+	libvirt.ERR_BLOCK_COPY_ACTIVE: hypervisor.ClassInvalid,
 
 	libvirt.ERR_OPERATION_ABORTED: hypervisor.ClassAborted,
 
@@ -29,6 +25,10 @@ var classes = map[libvirt.ErrorNumber]hypervisor.Class{
 	libvirt.ERR_HOOK_SCRIPT_FAILED:     hypervisor.ClassFailed,
 	libvirt.ERR_MIGRATE_PERSIST_FAILED: hypervisor.ClassFailed,
 	libvirt.ERR_NO_MEMORY:              hypervisor.ClassFailed,
+	// A target without the file for a copied disk looks for a storage pool to make it in.
+	libvirt.ERR_NO_STORAGE_POOL:   hypervisor.ClassFailed,
+	libvirt.ERR_NO_STORAGE_VOL:    hypervisor.ClassFailed,
+	libvirt.ERR_STORAGE_VOL_EXIST: hypervisor.ClassFailed,
 
 	libvirt.ERR_OPERATION_TIMEOUT: hypervisor.ClassBusy,
 	libvirt.ERR_RESOURCE_BUSY:     hypervisor.ClassBusy,
