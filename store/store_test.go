@@ -54,7 +54,7 @@ func must(t testing.TB, err error) {
 }
 
 func testSession(host, machine, instance string) fleet.Session {
-	return fleet.Session{Host: host, LibvirtUUID: machine, Instance: instance, Version: "test", Started: time.Unix(1e9, 0).UTC()}
+	return fleet.Session{Host: host, LibvirtUUID: machine, Instance: instance, Version: "test", Started: time.Unix(8e8, 0).UTC()}
 }
 
 func register(t testing.TB, s *Store, host, machine, instance string) *AgentSession {
@@ -76,7 +76,7 @@ func request(n int, domain hypervisor.DomainID) precopy.Migration {
 	return precopy.Migration{
 		ID: fmt.Sprintf("m%06d", n), UUID: domain, Domain: "vm-" + string(domain), Source: "h1", Target: "h2",
 		Phase: precopy.Requested, RequestedBy: "test", Policy: precopy.DefaultPolicy(),
-		Created: time.Unix(1e9+int64(n), 0).UTC(),
+		Created: time.Unix(8e8+int64(n), 0).UTC(),
 	}
 }
 
@@ -85,7 +85,7 @@ func step(m precopy.Stored, to precopy.Phase) precopy.Migration {
 	next := m.Migration
 	next.Phase = to
 	if to.Final() {
-		at := time.Unix(2e9, 0).UTC()
+		at := time.Unix(9e8, 0).UTC()
 		next.Finished = &at
 	}
 	return next
