@@ -1,0 +1,263 @@
+package kvm
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"libvirt.org/go/libvirt"
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+)
+
+const (
+	libvirtNow = 11_003_000
+	qemuNow    = 10_000_002
+)
+
+// order1 is a spec that may be sent, changed by the test.
+func order1(change func(*hypervisor.MigrateSpec)) hypervisor.MigrateSpec {
+	s := hypervisor.MigrateSpec{
+		Domain: "d", PeerURI: "qemu+tls://kvm2/system", Bandwidth: 50 << 20, Downtime: 150 * time.Millisecond,
+	}
+	if change != nil {
+		change(&s)
+	}
+	return s
+}
+
+func TestPlan(t *testing.T) {
+	const always = libvirt.MIGRATE_LIVE | libvirt.MIGRATE_PEER2PEER | libvirt.MIGRATE_ABORT_ON_ERROR
+	tests := []struct {
+		name  string
+		spec  hypervisor.MigrateSpec
+		flags libvirt.DomainMigrateFlags
+		want  libvirt.DomainMigrateParameters
+		speed uint64
+	}{
+		{
+			name: "plain", spec: order1(nil), flags: always,
+			want: libvirt.DomainMigrateParameters{BandwidthSet: true, Bandwidth: 50},
+		},
+		{
+			name: "persistent, encrypted, own address, slow link", flags: always | libvirt.MIGRATE_PERSIST_DEST | libvirt.MIGRATE_TLS,
+			spec: order1(func(s *hypervisor.MigrateSpec) {
+				s.Persistent, s.TLS, s.TLSDestination, s.MigrateURI = true, true, "kvm2", "tcp://192.0.2.7"
+				s.Bandwidth = 1000
+			}),
+			want: libvirt.DomainMigrateParameters{
+				BandwidthSet: true, Bandwidth: 1, TLSDestinationSet: true, TLSDestination: "kvm2", URISet: true, URI: "tcp://192.0.2.7",
+			},
+		},
+		{
+			name: "copied disks", flags: always | libvirt.MIGRATE_NON_SHARED_DISK,
+			spec: order1(func(s *hypervisor.MigrateSpec) { s.CopyDisks = []string{"vda", "vdb"} }),
+			want: libvirt.DomainMigrateParameters{BandwidthSet: true, Bandwidth: 50, MigrateDisksSet: true, MigrateDisks: []string{"vda", "vdb"}},
+		},
+		{
+			name: "zstd", flags: always | libvirt.MIGRATE_PARALLEL | libvirt.MIGRATE_COMPRESSED,
+			spec: order1(func(s *hypervisor.MigrateSpec) {
+				s.Strategy = hypervisor.Strategy{Compression: "zstd", ZstdLevel: 3, Connections: 4}
+			}),
+			want: libvirt.DomainMigrateParameters{
+				BandwidthSet: true, Bandwidth: 50, ParallelConnectionsSet: true, ParallelConnections: 4,
+				CompressionSet: true, Compression: "zstd", CompressionZstdLevelSet: true, CompressionZstdLevel: 3,
+			},
+		},
+		{
+			name: "xbzrle", flags: always | libvirt.MIGRATE_COMPRESSED | libvirt.MIGRATE_AUTO_CONVERGE,
+			spec: order1(func(s *hypervisor.MigrateSpec) {
+				s.Strategy = hypervisor.Strategy{Compression: "xbzrle", XBZRLECache: 1 << 28, AutoConverge: true}
+			}),
+			want: libvirt.DomainMigrateParameters{
+				BandwidthSet: true, Bandwidth: 50, CompressionSet: true, Compression: "xbzrle",
+				CompressionXBZRLECacheSet: true, CompressionXBZRLECache: 1 << 28,
+			},
+		},
+		{
+			// The cap must not travel as a parameter: the binding would send it for post-copy too.
+			name: "post-copy", flags: always | libvirt.MIGRATE_POSTCOPY, speed: 50,
+			spec: order1(func(s *hypervisor.MigrateSpec) { s.Strategy.PostCopy = true }),
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			o, err := plan(tt.spec, libvirtNow, qemuNow)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, o.params); diff != "" {
+				t.Errorf("parameters (-want +got):\n%s", diff)
+			}
+			if o.flags != tt.flags || o.speed != tt.speed || o.downtime != 150 || o.peer != tt.spec.PeerURI {
+				t.Errorf("flags %#x, speed %d, downtime %d: want %#x, %d, 150", o.flags, o.speed, o.downtime, tt.flags, tt.speed)
+			}
+		})
+	}
+}
+
+func TestPlanRefuses(t *testing.T) {
+	strategy := func(st hypervisor.Strategy) hypervisor.MigrateSpec {
+		return order1(func(s *hypervisor.MigrateSpec) { s.Strategy = st })
+	}
+	tests := []struct {
+		name    string
+		spec    hypervisor.MigrateSpec
+		libvirt uint32
+		want    hypervisor.Class
+	}{
+		{name: "no domain", spec: order1(func(s *hypervisor.MigrateSpec) { s.Domain = "" })},
+		{name: "no peer", spec: order1(func(s *hypervisor.MigrateSpec) { s.PeerURI = "" })},
+		{name: "no bandwidth", spec: order1(func(s *hypervisor.MigrateSpec) { s.Bandwidth = 0 })},
+		{name: "no downtime", spec: order1(func(s *hypervisor.MigrateSpec) { s.Downtime = 0 })},
+		{name: "an hour of downtime", spec: order1(func(s *hypervisor.MigrateSpec) { s.Downtime = time.Hour })},
+		{name: "TLS name without TLS", spec: order1(func(s *hypervisor.MigrateSpec) { s.TLSDestination = "x" })},
+		{name: "a disk twice", spec: order1(func(s *hypervisor.MigrateSpec) { s.CopyDisks = []string{"vda", "vda"} })},
+		{name: "RDMA", spec: order1(func(s *hypervisor.MigrateSpec) { s.MigrateURI = "rdma://192.0.2.7" })},
+		{name: "unknown compression", spec: strategy(hypervisor.Strategy{Compression: "mt"})},
+		{name: "xbzrle in parallel", spec: strategy(hypervisor.Strategy{Compression: "xbzrle", Connections: 2})},
+		{name: "zstd in one stream", spec: strategy(hypervisor.Strategy{Compression: "zstd"})},
+		{name: "cache without xbzrle", spec: strategy(hypervisor.Strategy{XBZRLECache: 1 << 20})},
+		{name: "cache of an odd size", spec: strategy(hypervisor.Strategy{Compression: "xbzrle", XBZRLECache: 3 << 20})},
+		{name: "level without zstd", spec: strategy(hypervisor.Strategy{Connections: 2, ZstdLevel: 2})},
+		{name: "level too high", spec: strategy(hypervisor.Strategy{Connections: 2, Compression: "zstd", ZstdLevel: 21})},
+		{name: "post-copy with disks", spec: order1(func(s *hypervisor.MigrateSpec) {
+			s.Strategy.PostCopy, s.CopyDisks = true, []string{"vda"}
+		})},
+		{
+			name: "post-copy in parallel on this QEMU", want: hypervisor.ClassUnsupported,
+			spec: strategy(hypervisor.Strategy{PostCopy: true, Connections: 2}),
+		},
+		{
+			name: "zstd on old libvirt", want: hypervisor.ClassUnsupported, libvirt: 9_000_000,
+			spec: strategy(hypervisor.Strategy{Compression: "zstd", Connections: 2}),
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			version := tt.libvirt
+			if version == 0 {
+				version = libvirtNow
+			}
+			want := tt.want
+			if want == "" {
+				want = hypervisor.ClassArgument
+			}
+			_, err := plan(tt.spec, version, qemuNow)
+			wantClass(t, err, want)
+		})
+	}
+}
+
+// Whatever is sent has an explicit limit, asks for nothing dangerous and nothing contradictory.
+func TestPlanProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		spec := hypervisor.MigrateSpec{
+			Domain: "d", PeerURI: "qemu+tls://kvm2/system",
+			Bandwidth:  hypervisor.BytesPerSecond(rapid.Int64().Draw(t, "bandwidth")),
+			Downtime:   time.Duration(rapid.Int64().Draw(t, "downtime")),
+			Persistent: rapid.Bool().Draw(t, "persistent"),
+			TLS:        rapid.Bool().Draw(t, "tls"),
+			CopyDisks:  rapid.SliceOfN(rapid.SampledFrom([]string{"", "vda", "vdb"}), 0, 2).Draw(t, "disks"),
+			Strategy: hypervisor.Strategy{
+				Compression:  rapid.SampledFrom([]string{"", "xbzrle", "zstd", "zlib"}).Draw(t, "compression"),
+				XBZRLECache:  hypervisor.Bytes(rapid.SampledFrom([]int64{0, 1 << 20, 5}).Draw(t, "cache")),
+				ZstdLevel:    rapid.IntRange(-1, 22).Draw(t, "level"),
+				Connections:  rapid.IntRange(-1, 300).Draw(t, "connections"),
+				AutoConverge: rapid.Bool().Draw(t, "auto"),
+				PostCopy:     rapid.Bool().Draw(t, "post"),
+			},
+		}
+		o, err := plan(spec, libvirtNow, qemuNow)
+		if err != nil {
+			if c := hypervisor.ClassOf(err); c != hypervisor.ClassArgument && c != hypervisor.ClassUnsupported {
+				t.Fatalf("class %q of %v", c, err)
+			}
+			return
+		}
+		has := func(f libvirt.DomainMigrateFlags) bool { return o.flags&f != 0 }
+		if has(libvirt.MIGRATE_UNSAFE | libvirt.MIGRATE_UNDEFINE_SOURCE | libvirt.MIGRATE_TUNNELLED | libvirt.MIGRATE_OFFLINE) {
+			t.Fatalf("flags %#x", o.flags)
+		}
+		if has(libvirt.MIGRATE_POSTCOPY) && (o.params.BandwidthSet || has(libvirt.MIGRATE_PARALLEL)) {
+			t.Fatalf("post-copy with %+v", o)
+		}
+		if limit := o.params.Bandwidth + o.speed; limit == 0 || o.params.BandwidthSet == (o.speed > 0) || limit > 1 && limit<<20 > uint64(spec.Bandwidth) {
+			t.Fatalf("limit %d MiB/s for %d B/s", limit, spec.Bandwidth)
+		}
+		if o.downtime < 1 || o.downtime > 2_000_000 {
+			t.Fatalf("downtime %d ms for %s", o.downtime, spec.Downtime)
+		}
+		if has(libvirt.MIGRATE_COMPRESSED) != o.params.CompressionSet || has(libvirt.MIGRATE_PARALLEL) != o.params.ParallelConnectionsSet {
+			t.Fatalf("flags and parameters disagree: %+v", o)
+		}
+	})
+}
+
+func TestVerdict(t *testing.T) {
+	sight := func(state hypervisor.DomainState, reason hypervisor.StateReason, job hypervisor.JobKind) hypervisor.Sighting {
+		return hypervisor.Sighting{Domain: "d", State: state, Reason: reason, Job: job}
+	}
+	booted := sight(hypervisor.StateRunning, "", hypervisor.JobNone)
+	rolled := sight(hypervisor.StateRunning, hypervisor.ReasonMigrationCanceled, hypervisor.JobNone)
+	tests := []struct {
+		name          string
+		before, after hypervisor.Sighting
+		class, want   hypervisor.Class
+	}{
+		{"aborted, never stopped", booted, booted, hypervisor.ClassAborted, hypervisor.ClassAborted},
+		{"aborted at switchover", booted, rolled, hypervisor.ClassAborted, hypervisor.ClassAborted},
+		{"QEMU failed, rolled back", booted, rolled, hypervisor.ClassFailed, hypervisor.ClassFailed},
+		{"transport, never stopped", booted, booted, hypervisor.ClassUnknownOutcome, hypervisor.ClassFailed},
+		{"transport, resumed: the target may run", booted, rolled, hypervisor.ClassUnknownOutcome, hypervisor.ClassUnknownOutcome},
+		{"transport after an earlier roll-back", rolled, rolled, hypervisor.ClassUnknownOutcome, hypervisor.ClassUnknownOutcome},
+		{"certificates, resumed", booted, rolled, hypervisor.ClassDenied, hypervisor.ClassUnknownOutcome},
+		{"certificates, never stopped", booted, booted, hypervisor.ClassDenied, hypervisor.ClassDenied},
+		{"peer forgot the domain, resumed", booted, rolled, hypervisor.ClassNoDomain, hypervisor.ClassUnknownOutcome},
+		{"peer forgot the domain, never stopped", booted, booted, hypervisor.ClassNoDomain, hypervisor.ClassFailed},
+		{"source paused", booted, sight(hypervisor.StatePaused, hypervisor.ReasonMigration, hypervisor.JobNone), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
+		{"source gone", booted, sight(hypervisor.StateAbsent, "", hypervisor.JobNone), hypervisor.ClassAborted, hypervisor.ClassUnknownOutcome},
+		{"guest shut down in mid-copy", booted, sight(hypervisor.StateShutoff, "", hypervisor.JobNone), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
+		{"another job holds it", booted, sight(hypervisor.StateRunning, "", hypervisor.JobOutgoing), hypervisor.ClassInvalid, hypervisor.ClassInvalid},
+		{"still going", booted, sight(hypervisor.StateRunning, "", hypervisor.JobOutgoing), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
+		{
+			"a paused guest stays paused", sight(hypervisor.StatePaused, hypervisor.ReasonUser, hypervisor.JobNone),
+			sight(hypervisor.StatePaused, hypervisor.ReasonUser, hypervisor.JobNone), hypervisor.ClassUnknownOutcome, hypervisor.ClassFailed,
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := verdictOn(tt.before, tt.after, tt.class); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOutgoingPlaces(t *testing.T) {
+	o := newOutgoing(2)
+	if _, err := o.begin("a"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := o.begin("a")
+	wantClass(t, err, hypervisor.ClassInvalid)
+	if _, err := o.begin("b"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = o.begin("c")
+	wantClass(t, err, hypervisor.ClassBusy)
+	o.seen("a")
+	o.seen("z")
+	if got := o.foreign(); len(got) != 1 || got[0] != "z" {
+		t.Errorf("foreign: %v, want z alone", got)
+	}
+	o.end("a")
+	if o.leaving("a") || !o.leaving("b") || !o.leaving("z") {
+		t.Error("leaving: want b and z")
+	}
+	o.gone("z")
+	if _, err := o.begin("c"); err != nil || o.leaving("z") {
+		t.Errorf("after an end: %v", err)
+	}
+}
