@@ -33,6 +33,9 @@ const (
 // errUsage marks errors in how a command was called.
 var errUsage = errors.New("usage")
 
+// errNotRoot says why nothing here works for other users.
+var errNotRoot = errors.New("hosts are made of namespaces and control groups: run this as root")
+
 func usagef(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, args...))
 }
@@ -46,9 +49,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 func Main(args []string) int {
 	if len(args) > 1 && args[1] == "host-init" {
 		log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-		if err := hostinit.Main(context.Background(), log); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
+		fmt.Fprintln(os.Stderr, hostinit.Main(context.Background(), log))
 		return exitFailed
 	}
 	if len(args) > 1 && args[1] == hostinit.InHost {
@@ -133,6 +134,9 @@ func open(c *cli.Context) (*lab, error) {
 	store, err := state.Open(c.String("lab"))
 	if err != nil {
 		return nil, usagef("%v", err)
+	}
+	if os.Geteuid() != 0 {
+		return nil, errNotRoot
 	}
 	level := slog.LevelWarn
 	if c.Bool("verbose") {

@@ -26,7 +26,7 @@ func domainType(ctx context.Context, cache string, img Image) (string, error) {
 	}
 	note := filepath.Join(cache, "accelerator")
 	if known, err := os.ReadFile(note); err == nil {
-		if kind, ok := strings.CutPrefix(string(known), string(boot)); ok {
+		if kind, ok := strings.CutPrefix(string(known), string(boot)); ok && kind != "" {
 			return kind, nil
 		}
 	}
@@ -40,10 +40,10 @@ func domainType(ctx context.Context, cache string, img Image) (string, error) {
 			kind = "kvm"
 		}
 	}
-	if err := os.WriteFile(note+".new", []byte(string(boot)+kind), 0o644); err != nil {
+	if err := os.WriteFile(note, []byte(string(boot)+kind), 0o644); err != nil {
 		return "", fmt.Errorf("accelerator: %w", err)
 	}
-	return kind, os.Rename(note+".new", note)
+	return kind, nil
 }
 
 func tryKVM(ctx context.Context, cache string, img Image) (bool, error) {

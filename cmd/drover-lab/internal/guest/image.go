@@ -21,6 +21,7 @@ import (
 type Image struct {
 	Kernel string
 	Initrd string
+	Type   string // libvirt's domain type that boots it here: kvm or qemu
 }
 
 // kernelPackage is Debian's kernel for virtual machines; it depends on the package with the newest version.
@@ -30,29 +31,38 @@ const kernelPackage = "linux-image-cloud-amd64"
 var modules = []string{"virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"}
 
 // BuildImage returns the image from the cache, and makes it first if it is not there: it downloads a Debian kernel
-// package without installing it, and compiles the guest program. Only one process at a time does that.
+// package without installing it, and compiles the guest program. It also says how guests run on this machine, see
+// domainType. Only one process at a time does any of that.
 func BuildImage(ctx context.Context, cache string) (Image, error) {
-	kernel := filepath.Join(cache, "kernel")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return Image{}, fmt.Errorf("guest image: %w", err)
-	}
-	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	img, err := locked(ctx, cache)
 	if err != nil {
 		return Image{}, fmt.Errorf("guest image: %w", err)
 	}
+	return img, nil
+}
+
+func locked(ctx context.Context, cache string) (Image, error) {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return Image{}, err
+	}
+	lock, err := os.OpenFile(filepath.Join(cache, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return Image{}, err
+	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return Image{}, fmt.Errorf("guest image: lock: %w", err)
+		return Image{}, fmt.Errorf("lock: %w", err)
 	}
+	kernel := filepath.Join(cache, "kernel")
 	img := Image{Kernel: filepath.Join(kernel, "vmlinuz")}
 	if _, err := os.Stat(img.Kernel); errors.Is(err, os.ErrNotExist) {
 		if err := fetchKernel(ctx, cache, kernel); err != nil {
-			return Image{}, fmt.Errorf("guest kernel: %w", err)
+			return Image{}, fmt.Errorf("kernel: %w", err)
 		}
 	}
 	files, err := readModules(kernel)
 	if err != nil {
-		return Image{}, fmt.Errorf("guest image: %w", err)
+		return Image{}, err
 	}
 	sum := sha256.New()
 	sum.Write(guestsrc.Source)
@@ -60,13 +70,13 @@ func BuildImage(ctx context.Context, cache string) (Image, error) {
 		sum.Write(f.data)
 	}
 	img.Initrd = filepath.Join(cache, fmt.Sprintf("initramfs-%x.cpio", sum.Sum(nil)[:8]))
-	if _, err := os.Stat(img.Initrd); err == nil {
-		return img, nil
+	if _, err := os.Stat(img.Initrd); errors.Is(err, os.ErrNotExist) {
+		if err := buildInitrd(ctx, cache, img.Initrd, files); err != nil {
+			return Image{}, err
+		}
 	}
-	if err := buildInitrd(ctx, cache, img.Initrd, files); err != nil {
-		return Image{}, fmt.Errorf("guest image: %w", err)
-	}
-	return img, nil
+	img.Type, err = domainType(ctx, cache, img)
+	return img, err
 }
 
 func buildInitrd(ctx context.Context, cache, path string, files []cpioFile) error {

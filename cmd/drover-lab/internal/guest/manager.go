@@ -88,10 +88,6 @@ func (m *Manager) plan(ctx context.Context, l state.Lab, spec Spec) (machine, er
 	if err != nil {
 		return machine{}, err
 	}
-	kind, err := domainType(ctx, l.Cache, img)
-	if err != nil {
-		return machine{}, err
-	}
 	mt, err := machineType(ctx)
 	if err != nil {
 		return machine{}, err
@@ -104,7 +100,7 @@ func (m *Manager) plan(ctx context.Context, l state.Lab, spec Spec) (machine, er
 	case LocalDisk:
 		r.DiskPath = filepath.Join(host.ImagesDir, spec.Name+".qcow2")
 	}
-	return machine{Record: r, Type: kind, Machine: mt, Kernel: img.Kernel, Initrd: img.Initrd}, nil
+	return machine{Record: r, Type: img.Type, Machine: mt, Kernel: img.Kernel, Initrd: img.Initrd}, nil
 }
 
 func (m *Manager) start(ctx context.Context, l state.Lab, dom machine) error {

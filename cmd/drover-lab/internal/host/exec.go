@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/term"
+
 	"drover/cmd/drover-lab/internal/cgroup"
 	"drover/cmd/drover-lab/internal/hostinit"
 	"drover/cmd/drover-lab/internal/netns"
@@ -82,7 +84,16 @@ func isDir(path string) bool {
 // runForwarding runs cmd, passes signals on and returns the exit code a shell would show.
 func runForwarding(ctx context.Context, cmd *exec.Cmd) (int, error) {
 	sigs := make(chan os.Signal, 8)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(sigs, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	if term.IsTerminal(int(os.Stdin.Fd())) {
+		// The terminal sends these to the command as well, which must not get them twice. Taken and dropped, because
+		// the command would inherit that they are ignored.
+		dropped := make(chan os.Signal, 1)
+		signal.Notify(dropped, syscall.SIGINT, syscall.SIGQUIT)
+		defer signal.Stop(dropped)
+	} else {
+		signal.Notify(sigs, syscall.SIGINT, syscall.SIGQUIT)
+	}
 	defer signal.Stop(sigs)
 	if err := cmd.Start(); err != nil {
 		return 0, err

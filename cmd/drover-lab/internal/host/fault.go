@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -119,6 +121,9 @@ func (m *Manager) Boot(ctx context.Context, name string) error {
 		if h.Init.Alive() {
 			return ErrUp
 		}
+		if err := forgetGuests(l, name); err != nil {
+			return err
+		}
 		if err := m.startHost(ctx, l, name); err != nil {
 			h, herr := m.store.Host(name)
 			return errors.Join(err, herr, h.Init.Kill(killTimeout))
@@ -138,6 +143,21 @@ func (m *Manager) Boot(ctx context.Context, name string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("boot %s: %w", name, err)
+	}
+	return nil
+}
+
+// forgetGuests deletes what libvirt keeps on disk for running guests, and would have deleted itself had the power not
+// gone; it never does so later, and it would look like something a migration left behind.
+func forgetGuests(l state.Lab, name string) error {
+	dirs, err := filepath.Glob(filepath.Join(PathsOf(l).Hosts, name, "libvirt-lib", "qemu", "domain-*"))
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func (s *Store) Up() (Lab, error) {
 		return Lab{}, err
 	}
 	if !l.Ready || l.Boot != bootID() {
-		return Lab{}, fmt.Errorf("lab %s: left half made: run down, or up again: %w", s.name, ErrNoLab)
+		return Lab{}, fmt.Errorf("lab %s: being made, or left half made (then run down, or up again): %w", s.name, ErrNoLab)
 	}
 	return l, nil
 }
