@@ -17,8 +17,14 @@ const (
 	progressEvery = time.Second // half of what the protocol allows the store to bear
 	abortEvery    = 200 * time.Millisecond
 	// beginGrace is how long after a restart a job may still be about to appear: the libvirt call of
-	// the agent before may have been on its way.
-	beginGrace = 2 * time.Second
+	// the agent before may have been on its way. After that it is taken back.
+	beginGrace = 5 * time.Second
+	// freshFor is how old the written "preparing" may be when libvirt is called; the lease that it
+	// was written under lives longer.
+	freshFor = 2 * time.Second
+	// inspectLimit and flagLimit bound calls to libvirt before the start.
+	inspectLimit = 30 * time.Second
+	flagLimit    = 15 * time.Second
 	// evidenceEvery is the pause between two looks at both hosts while they do not agree.
 	evidenceEvery = 2 * time.Second
 )
@@ -32,6 +38,7 @@ type drive struct {
 	rec    *record
 	events chan hypervisor.Event
 	news   chan struct{} // the record changed in the store
+	back   bool          // its final record came by the watch; guarded by Worker.mu
 
 	tuner    *tune.Controller
 	switched bool // the vCPUs were stopped for the switchover, at least once
@@ -105,29 +112,33 @@ func (d *drive) prepare(ctx context.Context) (hypervisor.MigrateSpec, bool) {
 	m := d.rec.current()
 	none := hypervisor.MigrateSpec{}
 	if m.Order == nil {
-		d.finish(ctx, Failed, "bad-order", "the order has no parameters", nil)
+		d.endUnstarted(ctx, Failed, ending{code: "bad-order", reason: "the order has no parameters"})
 		return none, false
 	}
-	if d.abandonedBefore(ctx) {
+	if d.abandonedBefore(ctx) || d.expired(ctx) {
 		return none, false
 	}
-	if now := time.Now(); now.After(m.Order.NotAfter) {
-		d.finish(ctx, Failed, "order-expired", fmt.Sprintf("the order was too old by %s when this host came to it",
-			now.Sub(m.Order.NotAfter).Round(time.Second)), nil)
-		return none, false
-	}
-	if !d.step(ctx, func(m *Migration) {
-		m.Phase, m.Reason, m.ReasonCode = Claimed, "claimed by the source's agent", ""
+	if !d.step(ctx, stepUp{
+		from: Queued,
+		change: func(m *Migration) {
+			m.Phase, m.Reason, m.ReasonCode, m.Agent = Claimed, "claimed by the source's agent", "", d.w.Instance
+		},
+		written: func(m Migration) bool { return m.Phase == Claimed && m.Agent == d.w.Instance },
 	}) {
 		return none, false
 	}
-	seen, err := d.w.Migrator.Inspect(ctx, d.domain)
+	ictx, cancel := context.WithTimeout(ctx, inspectLimit)
+	seen, err := d.w.Migrator.Inspect(ictx, d.domain)
+	cancel()
+	if ctx.Err() != nil {
+		return none, false // the agent is stopping; its next run gives the claim up
+	}
 	if err != nil {
-		d.finish(ctx, Failed, "source-libvirt", "the source's libvirt could not be asked", err)
+		d.endUnstarted(ctx, Failed, ending{code: "source-libvirt", reason: "the source's libvirt could not be asked", cause: err})
 		return none, false
 	}
 	if why := cannotLeave(seen, m.Migration); why != nil {
-		d.finish(ctx, Failed, string(why.Code), why.Detail, nil)
+		d.endUnstarted(ctx, Failed, ending{code: string(why.Code), reason: why.Detail})
 		return none, false
 	}
 	disks, ok := d.makeDisks(ctx, seen)
@@ -135,6 +146,18 @@ func (d *drive) prepare(ctx context.Context) (hypervisor.MigrateSpec, bool) {
 		return none, false
 	}
 	return d.lastStep(ctx, seen, disks)
+}
+
+// expired ends a migration whose order is too old to be carried out.
+func (d *drive) expired(ctx context.Context) bool {
+	m := d.rec.current()
+	late := time.Since(m.Order.NotAfter)
+	if late <= 0 {
+		return false
+	}
+	d.endUnstarted(ctx, Failed, ending{code: "order-expired", reason: fmt.Sprintf(
+		"the order was too old by %s when this host came to it", late.Round(time.Second))})
+	return true
 }
 
 // cannotLeave looks once more, right before the start, for what admission has checked already.
@@ -165,28 +188,43 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 		Persistent: seen.Facts.Persistent, CopyDisks: disks,
 	}
 	now := time.Now()
-	ok := d.step(ctx, func(m *Migration) {
-		m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
-		m.Autostart = seen.Facts.Autostart
-		if n := len(m.Attempts); n > 0 && m.Attempts[n-1].Started.Equal(now) {
-			return // the answer to the first try of this very write was lost
-		}
-		m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
-			Number: len(m.Attempts) + 1, Strategy: spec.Strategy.Name(), Started: now,
-			DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
-		})
-	})
-	if !ok {
+	up := stepUp{
+		from: Claimed,
+		change: func(m *Migration) {
+			m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
+			m.Autostart = seen.Facts.Autostart
+			m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
+				Number: len(m.Attempts) + 1, Strategy: spec.Strategy.Name(), Started: now,
+				DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
+			})
+		},
+		written: func(m Migration) bool {
+			return m.Phase == Preparing && m.Agent == d.w.Instance && m.Started != nil && m.Started.Equal(now)
+		},
+	}
+	if !d.step(ctx, up) {
 		return spec, false
 	}
-	if seen.Facts.Autostart {
-		// From here on a crash of the host must not start a second copy at its next boot.
-		if err := d.w.Migrator.SetAutostart(ctx, d.domain, false); err != nil {
-			d.finish(ctx, Failed, "autostart", "the autostart flag could not be taken off", err)
-			return spec, false
-		}
+	return spec, !seen.Facts.Autostart || d.takeFlagOff(ctx, now, up)
+}
+
+// takeFlagOff clears the autostart flag: from here on a crash of the host must not start a second
+// copy at its next boot. If libvirt took its time over it, lease and record are looked at again.
+func (d *drive) takeFlagOff(ctx context.Context, began time.Time, up stepUp) bool {
+	actx, cancel := context.WithTimeout(ctx, flagLimit)
+	defer cancel()
+	err := d.w.Migrator.SetAutostart(actx, d.domain, false)
+	if ctx.Err() != nil {
+		return false // the agent is stopping; its next run finds that nothing was begun
 	}
-	return spec, true
+	if err != nil {
+		d.finish(ctx, Failed, "autostart", "the autostart flag could not be taken off", err)
+		return false
+	}
+	if time.Since(began) < freshFor {
+		return true
+	}
+	return d.step(ctx, stepUp{from: Preparing, change: func(*Migration) {}, written: func(Migration) bool { return false }})
 }
 
 func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
@@ -197,26 +235,49 @@ func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 	}
 }
 
+// stepUp is one step towards the libvirt call.
+type stepUp struct {
+	from   Phase
+	change func(*Migration)
+	// written recognises this very step in the store, whose answer was lost.
+	written func(Migration) bool
+}
+
 // step writes a step towards the libvirt call. A cancel request that came first ends the migration
-// here; a lost lease leaves it to whoever holds the lease next.
-func (d *drive) step(ctx context.Context, change func(*Migration)) bool {
-	for ctx.Err() == nil {
-		err := d.rec.begin(ctx, change)
+// here, and so does an order that has grown too old while the store, or the lease, was away. A record
+// that somebody else has taken is left alone, and false returned.
+func (d *drive) step(ctx context.Context, up stepUp) bool {
+	for tries := 0; ctx.Err() == nil; tries++ {
+		if tries > 0 && (d.abandonedBefore(ctx) || up.from != Preparing && d.expired(ctx)) {
+			return false
+		}
+		err := d.rec.begin(ctx, up.change)
 		switch {
 		case err == nil:
 			return true
 		case errors.Is(err, ErrConflict):
-			if !d.reread(ctx) || d.abandonedBefore(ctx) {
+			fresh, ok := d.reread(ctx)
+			switch {
+			case !ok:
+				if m := d.rec.current(); m.Started != nil {
+					d.settledElsewhere(ctx)
+				}
 				return false
+			case up.written(fresh.Migration):
+				return true
+			case fresh.Phase == up.from && (up.from == Queued || fresh.Agent == d.w.Instance):
+				continue // changed, but still ours: a cancel request, most likely
+			case fresh.Phase == Unknown && fresh.Agent == d.w.Instance:
+				// The leader gave this agent up. It has called nothing, and that can be shown.
+				d.adopt(ctx)
 			}
-			continue
-		case errors.Is(err, ErrFenced):
-			d.log.Warn("order not carried out: the agent's lease is lost")
+			d.log.Warn("order not carried out: somebody else has the record", "phase", fresh.Phase, "agent", fresh.Agent)
 			return false
+		case errors.Is(err, ErrFenced):
+			d.log.Warn("waiting: the agent's lease is lost")
+		default:
+			d.log.Warn("store away before the start, waiting", "err", err)
 		}
-		// The store is away, or its answer was lost: if the step was written, the next try meets
-		// its own record as a conflict and reads it.
-		d.log.Warn("store away before the start, waiting", "err", err)
 		if !sleep(ctx, time.Second) {
 			return false
 		}
@@ -225,14 +286,20 @@ func (d *drive) step(ctx context.Context, change func(*Migration)) bool {
 }
 
 // reread takes over the store's record after a conflict; false when it is over or gone.
-func (d *drive) reread(ctx context.Context) bool {
-	fresh, err := d.w.Queue.Get(ctx, d.rec.current().ID)
-	if err != nil {
-		d.log.Warn("record could not be read again", "err", err)
-		return false
+func (d *drive) reread(ctx context.Context) (Stored, bool) {
+	var fresh Stored
+	err := retry(ctx, func() error {
+		var err error
+		if fresh, err = d.w.Queue.Get(ctx, d.rec.current().ID); errors.Is(err, ErrConflict) {
+			return nil // gone
+		}
+		return err
+	})
+	if err != nil || fresh.ID == "" {
+		return Stored{}, false
 	}
 	d.rec.told(fresh)
-	return !fresh.Phase.Final()
+	return fresh, !fresh.Phase.Final()
 }
 
 // abandonedBefore ends a migration whose cancel came before libvirt was called.
@@ -241,7 +308,12 @@ func (d *drive) abandonedBefore(ctx context.Context) bool {
 	if m.Cancel == nil || m.Phase.Final() {
 		return m.Phase.Final()
 	}
-	d.finish(ctx, Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began", nil)
+	e := ending{code: "cancelled", reason: "cancelled by " + m.Cancel.By + " before it began"}
+	if m.Phase == Preparing {
+		d.end(ctx, Aborted, e) // the autostart flag may have been cleared
+		return true
+	}
+	d.endUnstarted(ctx, Aborted, e)
 	return true
 }
 
@@ -269,32 +341,14 @@ func (d *drive) makeDisks(ctx context.Context, seen hypervisor.Inspection) ([]st
 	if err == nil && len(a.Blockers) > 0 {
 		err = errors.New(a.Blockers[0].String())
 	}
+	if ctx.Err() != nil {
+		return nil, false
+	}
 	if err != nil {
-		d.discardDisks(ctx)
-		d.finish(ctx, Failed, "target-storage", "the target could not make the disks", err)
+		d.endUnstarted(ctx, Failed, ending{code: "target-storage", reason: "the target could not make the disks", cause: err})
 		return nil, false
 	}
 	return names, true
-}
-
-// discardDisks has the target remove what was made there for this migration, after it failed.
-func (d *drive) discardDisks(ctx context.Context) {
-	m := d.rec.current()
-	if !m.CopyStorage {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	a, err := d.w.Queue.Ask(ctx, m.Target, Question{Kind: AskDiscardDisks, Domain: d.domain, Migration: m.ID})
-	if err == nil && a.Error != "" {
-		err = errors.New(a.Error)
-	}
-	if err != nil {
-		d.log.Error("the disks made on the target could not be removed", "err", err)
-		d.rec.change(func(m *Migration) {
-			m.Notes = appendNew(m.Notes, "disk files made on "+m.Target+" for this migration may be left there")
-		})
-	}
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -39,6 +39,8 @@ type Migration struct {
 	// Order is what the leader told the source's agent; nil until queued.
 	Order    *Order    `json:"order,omitempty"`
 	Attempts []Attempt `json:"attempts,omitempty"`
+	// Agent is the run of the source's agent that claimed the order. Only that one may call libvirt.
+	Agent string `json:"agent,omitempty"`
 	// Autostart is the domain's flag before the move: cleared on the source before the libvirt call,
 	// restored there on failure, set on the target after success (AutostartSet then).
 	Autostart    bool `json:"autostart,omitempty"`

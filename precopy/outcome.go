@@ -11,13 +11,16 @@ import (
 // succeeded records that libvirt's own call said so: its Finish step returned the running domain
 // from the target before it ended the source's, which is proof of both.
 func (d *drive) succeeded(ctx context.Context) {
-	m := d.rec.current()
-	if m.Cancel != nil {
-		d.end(ctx, Done, ending{code: "cancelled-too-late", reason: "moved to " + m.Target,
-			note: "cancelled too late: the guest already runs on the target"})
-		return
+	d.moved(ctx, "moved to "+d.rec.current().Target)
+}
+
+// moved ends a migration whose guest is on the target.
+func (d *drive) moved(ctx context.Context, reason string) {
+	e := ending{reason: reason}
+	if d.rec.current().Cancel != nil {
+		e.code, e.note = "cancelled-too-late", "cancelled too late: the guest already runs on the target"
 	}
-	d.end(ctx, Done, ending{reason: "moved to " + m.Target})
+	d.end(ctx, Done, e)
 }
 
 // failed finds out where the guest is after libvirt's call returned an error.
@@ -28,7 +31,7 @@ func (d *drive) failed(ctx context.Context, cause error) {
 		d.enter(Unknown, "the connection to the source's libvirt broke during the migration")
 	}
 	for ctx.Err() == nil {
-		if _, err := d.follow(ctx); err != nil {
+		if _, err := d.follow(ctx); err != nil || d.settledElsewhere(ctx) {
 			return
 		}
 		if d.resolve(ctx, cause) {
@@ -47,17 +50,18 @@ func (d *drive) resolve(ctx context.Context, cause error) bool {
 		d.undecided("the source's libvirt does not answer")
 		return false
 	}
-	if src.State == hypervisor.StateRunning && src.Job == hypervisor.JobNone && cause != nil &&
-		!hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome) {
+	dst, ok := d.sightTarget(ectx)
+	firm := cause != nil && !hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome)
+	if firm && src.State == hypervisor.StateRunning && src.Job == hypervisor.JobNone {
 		// libvirt rolled back and says so: no need for the target, which may be what failed. The one
-		// case in which both run is the lost Finish reply, for which the target is asked below.
-		// Only a migration that reached its switchover can have got that far.
-		dst, ok := d.sightTarget(ectx)
-		if ok && !runs(dst) || !ok && !d.switched {
+		// case in which both run is the lost Finish reply. Only a migration that reached its
+		// switchover can have got that far, and libvirt marks a source that it resumed; events may
+		// have been lost.
+		never := !d.switched && src.Reason != hypervisor.ReasonMigrationCanceled
+		if ok && !runs(dst) && !postcopy(dst) || !ok && never {
 			return d.rolledBack(ctx, cause)
 		}
 	}
-	dst, ok := d.sightTarget(ectx)
 	if !ok {
 		d.undecided("the target's agent does not answer, so nobody can say where the guest runs")
 		return false
@@ -82,13 +86,15 @@ func (d *drive) sightTarget(ctx context.Context) (hypervisor.Sighting, bool) {
 func (d *drive) judge(ctx context.Context, v Verdict, why string, cause error) bool {
 	switch v {
 	case OnTarget:
-		d.end(ctx, Done, ending{reason: "found on " + d.rec.current().Target + ": " + why})
+		d.moved(ctx, "found on "+d.rec.current().Target+": "+why)
 		return true
 	case OnSource:
 		return d.rolledBack(ctx, cause)
 	case SourcePaused:
 		d.log.Warn("resuming the guest that an interrupted migration left paused", "why", why)
-		if err := d.w.Migrator.Resume(ctx, d.domain); err != nil {
+		rctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		if err := d.w.Migrator.Resume(rctx, d.domain); err != nil {
 			d.log.Error("the guest could not be resumed", "err", err)
 			d.undecided("the guest is paused on the source and could not be resumed: " + err.Error())
 		}
@@ -145,8 +151,33 @@ type ending struct {
 	cause              error
 }
 
-// end tidies up on this host, keeps the outcome on disk, and tells the store, in that order: a crash
-// between two of them is mended by the next start.
+// endUnstarted ends a migration for which libvirt was never called. There is nothing that a crash
+// could lose: the next run of the agent finds the record unstarted and ends it too. A record that has
+// gone on in other hands is left alone.
+func (d *drive) endUnstarted(ctx context.Context, p Phase, e ending) {
+	was, now := d.rec.current(), time.Now()
+	var notes []string
+	if was.Phase == Claimed {
+		notes = d.w.discardDisks(ctx, was.Migration)
+	}
+	d.rec.change(func(m *Migration) {
+		if m.Phase != was.Phase || m.Agent != was.Agent {
+			return
+		}
+		m.Notes = append(m.Notes[:len(m.Notes):len(m.Notes)], notes...)
+		m.Phase, m.Reason, m.ReasonCode, m.Finished = p, e.reason, e.code, &now
+		if e.cause != nil {
+			m.Error = e.cause.Error()
+		}
+	})
+	d.log.Info("migration ended before it began", "phase", p, "code", e.code, "reason", e.reason, "err", e.cause)
+	if err := d.rec.flush(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("the record went on without this agent", "err", err)
+	}
+}
+
+// end keeps the outcome on disk, tidies up on this host, and tells the store. The file on disk is
+// removed last: after a crash the next start does what is left.
 func (d *drive) end(ctx context.Context, p Phase, e ending) {
 	now := time.Now()
 	// libvirt gives the statistics once: an agent that is just being stopped still reads them.
@@ -165,22 +196,38 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 		// Not even this stops the truth from being told to the store.
 		d.log.Error("outcome not kept on local disk", "err", err)
 	}
-	d.tidy(local, p)
-	d.rec.change(func(m *Migration) {
-		s.apply(m)
-		if n := len(m.Attempts); n > 0 {
-			m.Attempts = append([]Attempt(nil), m.Attempts...)
-			m.Attempts[n-1].Ended, m.Attempts[n-1].Result = &now, string(p)
-		}
-	})
+	tidyErr := d.tidy(local, p)
+	d.rec.change(s.apply)
 	d.log.Info("migration ended", "phase", p, "code", e.code, "reason", e.reason, "err", e.cause)
-	if err := d.rec.flush(ctx); err != nil && !errors.Is(err, errGone) {
-		d.log.Warn("outcome kept on local disk until the store takes it", "err", err)
+	err := d.rec.flush(ctx)
+	for tidyErr != nil && ctx.Err() == nil {
+		d.log.Warn("this host could not be tidied up yet", "err", tidyErr)
+		sleep(ctx, evidenceEvery)
+		if tidyErr = d.tidy(ctx, p); tidyErr == nil {
+			err = d.rec.flush(ctx)
+		}
+	}
+	if tidyErr != nil || err != nil && !errors.Is(err, errGone) {
+		d.log.Warn("outcome kept on local disk: not all is done yet", "err", errors.Join(err, tidyErr))
 		return
 	}
 	if err := d.w.Spool.Remove(s.ID); err != nil {
 		d.log.Error("spool", "err", err)
 	}
+}
+
+// tidy leaves this host as it should be; what can't be is noted in the record. An error is returned
+// for what may be possible later.
+func (d *drive) tidy(ctx context.Context, p Phase) error {
+	notes, err := d.w.tidy(ctx, d.rec.current().Migration, p)
+	if len(notes) > 0 {
+		d.rec.change(func(m *Migration) {
+			for _, n := range notes {
+				m.Notes = appendNew(m.Notes, n)
+			}
+		})
+	}
+	return err
 }
 
 // outcome reads the completed job's statistics; for a migration that did not complete, what was last
@@ -213,33 +260,4 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 		o.Rounds = s.Round
 	}
 	return o
-}
-
-// tidy leaves this host as it should be: no definition of a guest that has left, the autostart flag
-// of one that has not.
-func (d *drive) tidy(ctx context.Context, p Phase) {
-	m := d.rec.current()
-	if m.Started == nil {
-		return
-	}
-	tctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	if p == Done {
-		if err := d.w.Migrator.Undefine(tctx, d.domain); err != nil {
-			d.log.Error("the definition is left on the source", "err", err)
-			d.rec.change(func(m *Migration) {
-				m.Notes = appendNew(m.Notes, "its definition is left on "+m.Source+": "+err.Error())
-			})
-		}
-		return
-	}
-	if m.Autostart {
-		if err := d.w.Migrator.SetAutostart(tctx, d.domain, true); err != nil {
-			d.log.Error("autostart flag not restored on the source", "err", err)
-			d.rec.change(func(m *Migration) {
-				m.Notes = appendNew(m.Notes, "its autostart flag was not restored on "+m.Source)
-			})
-		}
-	}
-	d.discardDisks(tctx)
 }

@@ -33,10 +33,12 @@ func (v Verdict) String() string { return verdictNames[v] }
 // the table of what libvirt's peer-to-peer migration leaves behind (qemu_migration.c: begin,
 // perform, finish, confirm, and the recovery of each after a daemon's restart).
 //
-// Evidence that a domain runs outweighs everything said of the other side, except a second copy
-// that runs. A paused copy counts as running nowhere only when a migration paused it.
+// A host that has not answered proves nothing of the other. Then, that a domain runs outweighs
+// everything said of the other side, except a second copy that runs. A paused copy counts as running nowhere only when a migration paused it.
 func Resolve(src, dst hypervisor.Sighting) (Verdict, string) {
 	switch {
+	case src.State == "" || dst.State == "":
+		return Undecided, "one of the hosts has not answered"
 	case postcopy(src) || postcopy(dst):
 		return Undecided, "post-copy: the guest's memory is on both hosts, neither may be touched"
 	case src.Job == hypervisor.JobOutgoing:
@@ -58,8 +60,6 @@ func Resolve(src, dst hypervisor.Sighting) (Verdict, string) {
 		return SourcePaused, "an interrupted migration left it paused on the source, and the target has none"
 	case src.Active():
 		return OnSource, "it is on the source (" + string(src.State) + "), and the target has none"
-	case src.State == "" || dst.State == "":
-		return Undecided, "one of the hosts has not answered"
 	}
 	return Nowhere, "neither host runs it: it was shut down or crashed"
 }

@@ -14,8 +14,9 @@ import (
 // outcome of each migration until the store has taken it. libvirt gives an outcome's statistics
 // once; a power cut after that must not lose them.
 //
-// One file per migration; each is written whole, synced and renamed. Methods may be called from
-// several goroutines as long as no two concern the same migration.
+// One file per migration; each is written whole, synced and renamed. A file stays until the store
+// has the outcome and this host has been tidied up, so that the next start finds what is left to do.
+// Methods may be called from several goroutines; of two that put the same migration one wins.
 type Spool struct{ dir string }
 
 // Spooled is one migration's file: the part of the record that only this host knows.
@@ -30,7 +31,10 @@ type Spooled struct {
 	Notes      []string `json:"notes,omitempty"`
 }
 
-// OpenSpool makes the directory if need be.
+// unfinished ends the names of files that are still being written.
+const unfinished = ".new"
+
+// OpenSpool makes the directory if need be, and clears half-written files out of it.
 func OpenSpool(dir string) (*Spool, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
@@ -40,6 +44,16 @@ func OpenSpool(dir string) (*Spool, error) {
 		return nil, fmt.Errorf("spool: not writable: %w", err)
 	}
 	_ = os.Remove(probe)
+	// Files that a crash left half written: what they were to say was never promised to anybody.
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	for _, n := range left {
+		if strings.HasSuffix(n.Name(), unfinished) {
+			_ = os.Remove(filepath.Join(dir, n.Name()))
+		}
+	}
 	return &Spool{dir: dir}, nil
 }
 
@@ -49,11 +63,12 @@ func (s *Spool) Put(e Spooled) error {
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", e.ID, err)
 	}
-	tmp := s.path(e.ID) + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// A name of its own: for a moment an agent and its successor may both be alive.
+	f, err := os.CreateTemp(s.dir, "*"+unfinished)
 	if err != nil {
 		return fmt.Errorf("spool %s: %w", e.ID, err)
 	}
+	tmp := f.Name()
 	_, werr := f.Write(data)
 	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("spool %s: %w", e.ID, err)
@@ -75,23 +90,27 @@ func (s *Spool) Remove(id string) error {
 // List reads every whole file. One that can't be read is named in the error; the others are
 // returned all the same.
 func (s *Spool) List() ([]Spooled, error) {
-	names, err := filepath.Glob(filepath.Join(s.dir, "*.json"))
+	files, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	var out []Spooled
 	var errs []error
-	for _, n := range names {
-		data, err := os.ReadFile(n)
+	for _, f := range files {
+		id, ok := strings.CutSuffix(f.Name(), ".json")
+		if !ok {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(s.dir, f.Name()))
 		var e Spooled
 		if err == nil {
 			err = json.Unmarshal(data, &e)
 		}
-		if err == nil && e.ID != strings.TrimSuffix(filepath.Base(n), ".json") {
+		if err == nil && e.ID != id {
 			err = errors.New("it names another migration")
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("spool %s: %w", filepath.Base(n), err))
+			errs = append(errs, fmt.Errorf("spool %s: %w", f.Name(), err))
 			continue
 		}
 		out = append(out, e)

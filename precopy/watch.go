@@ -58,7 +58,10 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		return tune.Wait // not begun yet, over already, or libvirt is away: the call tells
 	}
 	d.last = stats
-	d.enter(Copying, "memory is being copied")
+	if d.rec.current().Phase != Switching {
+		// The job is seen through the switchover too; that it was taken back comes as an event.
+		d.enter(Copying, "memory is being copied")
+	}
 	dec := d.tuner.Step(stats, time.Now())
 	d.report(stats, dec)
 	switch dec.Action {
@@ -173,19 +176,25 @@ func (d *drive) adopt(ctx context.Context) {
 			m.Attempts[n-1].Adopted = true
 		}
 	})
+	// Copying was only ever written of a job that was seen; before that, one may be on its way.
+	invisible := m.Phase == Preparing || m.Phase == Unknown
 	deadline := time.Now().Add(beginGrace)
 	for ctx.Err() == nil {
 		running, err := d.follow(ctx)
-		if err != nil {
+		if err != nil || d.settledElsewhere(ctx) {
 			return
 		}
 		if running {
-			deadline = time.Now()
+			invisible = false
 		}
-		if wait := time.Until(deadline); wait > 0 && m.Phase == Preparing {
-			sleep(ctx, wait)
+		if invisible && time.Now().Before(deadline) {
+			sleep(ctx, pollSlow)
 			continue
 		}
+		if invisible && d.takeBack(ctx) {
+			continue
+		}
+		invisible = false
 		if d.resolve(ctx, nil) {
 			return
 		}
@@ -193,18 +202,46 @@ func (d *drive) adopt(ctx context.Context) {
 	}
 }
 
+// takeBack ends a libvirt call that the agent before may have made and that shows no job yet, since
+// libvirtd still tries to reach the target; true when there was one, or nobody can say.
+func (d *drive) takeBack(ctx context.Context) bool {
+	actx, cancel := context.WithTimeout(ctx, 35*time.Second)
+	defer cancel()
+	err := d.w.Migrator.Abort(actx, d.domain)
+	if hypervisor.IsClass(err, hypervisor.ClassInvalid) || hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+		return false // libvirt has nothing under way for it
+	}
+	d.log.Info("asked libvirt to end a call that shows no job", "err", err)
+	sleep(ctx, evidenceEvery)
+	return true
+}
+
+// settledElsewhere ends the drive of a migration that somebody else resolved in the meantime, the
+// leader by evidence or a person by hand; what that leaves to do on this host is done.
+func (d *drive) settledElsewhere(ctx context.Context) bool {
+	m := d.rec.current()
+	if !m.Phase.Final() {
+		return false
+	}
+	d.log.Info("resolved elsewhere", "phase", m.Phase, "reason", m.Reason)
+	d.end(ctx, m.Phase, ending{code: m.ReasonCode, reason: m.Reason})
+	return true
+}
+
 // abandonClaim ends a migration that was claimed and never handed to libvirt.
 func (d *drive) abandonClaim(ctx context.Context) {
-	m := d.rec.current()
-	if m.Cancel != nil {
-		d.finish(ctx, Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began", nil)
+	if m := d.rec.current(); m.Cancel != nil {
+		d.endUnstarted(ctx, Aborted, ending{code: "cancelled", reason: "cancelled by " + m.Cancel.By + " before it began"})
 		return
 	}
-	d.discardDisks(ctx)
-	d.finish(ctx, Failed, "agent-restarted", "the source's agent was restarted before the copy began; order it again", nil)
+	d.endUnstarted(ctx, Failed, ending{
+		code: "agent-restarted", reason: "the source's agent was restarted before the copy began; order it again",
+	})
 }
 
 func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
 	var memory hypervisor.Bytes
 	if s, err := d.w.Migrator.JobStats(ctx, d.domain); err == nil {
 		memory = s.MemTotal
@@ -236,6 +273,13 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 			}
 		case err != nil:
 			d.log.Debug("job of an adopted migration can't be read", "err", err)
+			if d.rec.current().Cancel != nil {
+				// An abort may get through where a question does not.
+				d.abort(ctx)
+			}
+		}
+		if d.rec.current().Phase.Final() {
+			return seen, nil
 		}
 		select {
 		case <-ctx.Done():

@@ -3,8 +3,9 @@ package precopy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,10 @@ type Worker struct {
 	mu      sync.Mutex
 	drives  map[string]*drive
 	waiting map[string]Stored // orders beyond MaxOutgoing
-	wg      sync.WaitGroup
+	// over are migrations that ended here and whose final record did not come back by the watch yet:
+	// an older state of theirs, late on its way, must not be adopted.
+	over map[string]bool
+	wg   sync.WaitGroup
 }
 
 // NewWorker returns a worker that does nothing until Run.
@@ -47,18 +51,16 @@ func NewWorker(c Config) *Worker {
 	if c.Observe == nil {
 		c.Observe = func(Migration) {}
 	}
-	return &Worker{Config: c, tuner: tune.New, drives: map[string]*drive{}, waiting: map[string]Stored{}}
+	return &Worker{Config: c, tuner: tune.New, drives: map[string]*drive{}, waiting: map[string]Stored{}, over: map[string]bool{}}
 }
 
 // Run works until ctx ends. It then leaves running migrations to libvirt, which completes them, and
 // waits only for its own goroutines: the next start adopts what still runs.
 func (w *Worker) Run(ctx context.Context) error {
-	if err := w.flushSpool(ctx); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer w.wg.Wait()
 	defer cancel()
+	w.flushSpool(ctx)
 	updates := w.Queue.Watch(ctx)
 	for {
 		select {
@@ -98,14 +100,19 @@ func (w *Worker) takeOutgoing(ctx context.Context, rec Stored) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d := w.drives[rec.ID]; d != nil {
+		d.back = d.back || rec.Phase.Final()
 		d.told(rec)
 		return
 	}
 	delete(w.waiting, rec.ID)
-	if rec.Phase.Final() || rec.Phase == Requested {
+	if rec.Phase.Final() {
+		delete(w.over, rec.ID)
 		return
 	}
-	if len(w.drives) >= MaxOutgoing && rec.Phase == Queued {
+	if rec.Phase == Requested || w.over[rec.ID] {
+		return
+	}
+	if len(w.drives) >= MaxOutgoing && rec.Phase == Queued && rec.Cancel == nil {
 		w.Log.Warn("order waits: too many outgoing migrations", "migration", rec.ID, "limit", MaxOutgoing)
 		w.waiting[rec.ID] = rec
 		return
@@ -121,18 +128,26 @@ func (w *Worker) start(ctx context.Context, rec Stored) {
 		d.run(ctx)
 		w.mu.Lock()
 		delete(w.drives, rec.ID)
-		for id, next := range w.waiting {
-			if ctx.Err() == nil {
-				delete(w.waiting, id)
-				w.start(ctx, next)
-			}
-			break
+		if d.rec.current().Phase.Final() && !d.back {
+			w.over[rec.ID] = true
 		}
+		w.startWaiting(ctx)
 		w.mu.Unlock()
 		if m := d.rec.current(); m.Phase.Final() {
 			w.Observe(m.Migration)
 		}
 	})
+}
+
+// startWaiting starts the oldest order that waits for a place; w.mu is held.
+func (w *Worker) startWaiting(ctx context.Context) {
+	if len(w.waiting) == 0 || ctx.Err() != nil {
+		return
+	}
+	id := slices.Min(slices.Collect(maps.Keys(w.waiting)))
+	next := w.waiting[id]
+	delete(w.waiting, id)
+	w.start(ctx, next)
 }
 
 // dispatch hands an event to the drives that it concerns, without waiting for any of them.
@@ -171,28 +186,28 @@ func (w *Worker) setAutostart(ctx context.Context, rec Stored) {
 	}
 }
 
-// flushSpool tells the store the outcomes that an earlier run of the agent could not.
-func (w *Worker) flushSpool(ctx context.Context) error {
+// flushSpool finishes what an earlier run of the agent could not: each outcome on disk is told to the
+// store, and this host tidied up. Neither a store that is away nor a guest whose monitor hangs keeps
+// the worker from its other migrations.
+func (w *Worker) flushSpool(ctx context.Context) {
 	entries, err := w.Spool.List()
 	if err != nil {
 		w.Log.Error("spool: a file is unreadable and was left alone", "err", err)
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, e := range entries {
-		err := retry(ctx, func() error {
-			err := w.flushOne(ctx, e)
-			if err != nil && ctx.Err() == nil {
-				w.Log.Warn("spool: the store has not taken an outcome yet", "migration", e.ID, "phase", e.Phase, "err", err)
-			}
-			return err
+		w.over[e.ID] = true
+		w.wg.Go(func() {
+			_ = retry(ctx, func() error {
+				err := w.flushOne(ctx, e)
+				if err != nil && ctx.Err() == nil {
+					w.Log.Warn("spool: an outcome is not done with yet", "migration", e.ID, "phase", e.Phase, "err", err)
+				}
+				return err
+			})
 		})
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("spool: %s: %w", e.ID, err)
-		}
 	}
-	return nil
 }
 
 func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
@@ -206,8 +221,21 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	}
 	m := rec.Migration
 	e.apply(&m)
-	if _, err := w.Queue.Update(ctx, rec, m); err != nil {
+	if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
 		return err
+	}
+	notes, err := w.tidy(ctx, rec.Migration, rec.Phase)
+	if err != nil {
+		return err
+	}
+	if len(notes) > 0 {
+		m = rec.Migration
+		for _, n := range notes {
+			m.Notes = appendNew(m.Notes, n)
+		}
+		if _, err := w.Queue.Update(ctx, rec, m); err != nil {
+			return err
+		}
 	}
 	return w.Spool.Remove(e.ID)
 }
@@ -223,8 +251,14 @@ func (e Spooled) apply(m *Migration) {
 	}
 	m.Phase, m.Reason, m.ReasonCode, m.Error, m.Outcome = e.Phase, e.Reason, e.ReasonCode, e.Error, e.Outcome
 	m.Notes = append(m.Notes[:len(m.Notes):len(m.Notes)], e.Notes...)
-	if t, err := time.Parse(time.RFC3339Nano, e.Finished); err == nil {
-		m.Finished = &t
+	t, err := time.Parse(time.RFC3339Nano, e.Finished)
+	if err != nil {
+		return
+	}
+	m.Finished = &t
+	if n := len(m.Attempts); n > 0 && m.Attempts[n-1].Ended == nil {
+		m.Attempts = append([]Attempt(nil), m.Attempts...)
+		m.Attempts[n-1].Ended, m.Attempts[n-1].Result = &t, string(m.Phase)
 	}
 }
 

@@ -127,7 +127,7 @@ func (n *node) start(k kill) *agent {
 	a.worker = NewWorker(Config{
 		Host: n.host.Name(), Instance: fmt.Sprintf("%s-%d", n.host.Name(), n.runs),
 		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: n.host.Events(),
-		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
+		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelInfo})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
 	})
 	n.agent = a
 	go func() {
@@ -329,8 +329,9 @@ func (w *world) awaitFinal(d time.Duration) Stored {
 	deadline := time.Now().Add(d)
 	for {
 		rec := w.store.get(w.id)
+		left, _ := os.ReadDir(w.src.spool)
 		settled := rec.Phase != Done || !rec.Autostart || rec.AutostartSet
-		if rec.Phase.Final() && settled && w.src.agent.worker.Active() == 0 || time.Now().After(deadline) {
+		if rec.Phase.Final() && settled && len(left) == 0 && w.src.agent.worker.Active() == 0 || time.Now().After(deadline) {
 			return rec
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -404,8 +405,8 @@ func (w *world) flagProblems(rec Stored, autostart bool) []string {
 	if here != autostart || there {
 		out = append(out, fmt.Sprintf("not moved, autostart %v: source %v, target %v", autostart, here, there))
 	}
-	if w.dst.host.Defined(vm) {
-		out = append(out, "not moved, and the target has it")
+	if seen, err := w.dst.host.Sight(w.t.Context(), vm); err == nil && seen.Active() {
+		out = append(out, "not moved, and the target has a process for it: "+string(seen.State))
 	}
 	return out
 }
@@ -419,8 +420,26 @@ func (w *world) report(problems []string) {
 	w.src.agent.mu.Lock()
 	trace := slices.Clone(w.src.agent.trace)
 	w.src.agent.mu.Unlock()
-	w.t.Errorf("%s\nreplay: go test ./precopy -run '%s$'\nphases %v\nlast agent's calls %v\n%s",
-		strings.Join(problems, "\n"), w.t.Name(), w.store.history, trace, w.log.tail(60))
+	w.t.Errorf("%s\nreplay: go test ./precopy -run '%s$'\nphases %v\nlast agent's calls %s\n%s",
+		strings.Join(problems, "\n"), w.t.Name(), w.store.history, compressed(trace), w.log.tail(25))
+}
+
+// compressed joins a list, with repeats counted.
+func compressed(list []string) string {
+	var b strings.Builder
+	for i := 0; i < len(list); {
+		n := i + 1
+		for n < len(list) && list[n] == list[i] {
+			n++
+		}
+		fmt.Fprintf(&b, "%s", list[i])
+		if n-i > 1 {
+			fmt.Fprintf(&b, "*%d", n-i)
+		}
+		b.WriteByte(' ')
+		i = n
+	}
+	return b.String()
 }
 
 // lockedBuffer collects logs.

@@ -1,0 +1,214 @@
+package precopy
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"drover/hypervisor/sim"
+)
+
+// story is one way that a migration can go, on which every interruption is tried.
+type story struct {
+	name    string
+	setting setting
+	faults  []sim.Fault
+	// during runs beside the migration, in virtual time.
+	during func(w *world)
+	// doubled says that the guest may end up running twice, which a person then settles.
+	doubled bool
+}
+
+func cancelAfter(d time.Duration) func(*world) {
+	return func(w *world) {
+		time.Sleep(d)
+		_ = w.store.edit(w.id, ActorCLI, func(m *Migration) {
+			m.Cancel = &Cancel{By: "alice", At: time.Now()}
+		})
+	}
+}
+
+// stubborn never converges within its policy.
+var stubborn = setting{
+	domain: sim.DomainConfig{Memory: 32 << 20, Autostart: true, Pattern: sim.Pattern{Kind: sim.Pages, Rate: 40_000}},
+	policy: &Policy{MaxPauseMS: 50, MaxPauseCeilingMS: 50, BudgetSeconds: 6},
+}
+
+func stories() []story {
+	plain := setting{domain: sim.DomainConfig{Autostart: true}}
+	with := func(f ...sim.Fault) []sim.Fault { return f }
+	return []story{
+		{name: "moves", setting: plain},
+		{name: "moves-transient", setting: setting{domain: sim.DomainConfig{Transient: true}}},
+		{name: "moves-with-disks", setting: setting{domain: sim.DomainConfig{Autostart: true}, copies: true}},
+		{name: "gives-up", setting: stubborn},
+		{name: "cancelled", setting: plain, during: cancelAfter(700 * time.Millisecond)},
+		{name: "cancelled-early", setting: plain, during: cancelAfter(4 * time.Millisecond)},
+		{name: "connection-lost", setting: plain, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 20 * time.Second})},
+		{name: "daemon-restart", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 5 * time.Second})},
+		{name: "daemon-restart-finish", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtFinish, For: 5 * time.Second})},
+		{name: "target-dies", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: time.Minute})},
+		{name: "target-dies-switchover", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtSwitchover, For: time.Minute})},
+		{name: "target-dies-finish", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtFinish, For: time.Minute})},
+		{name: "finish-lost", setting: plain, faults: with(sim.Fault{Kind: sim.FinishLost, Moment: sim.AtCopy}), doubled: true},
+		{name: "aborted-outside", setting: plain, faults: with(sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtCopy, After: 500 * time.Millisecond})},
+		{name: "aborted-at-switchover", setting: plain, faults: with(sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtSwitchover})},
+		{name: "slow-start-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.SlowStart, Moment: sim.AtCall})},
+		{name: "slow-start", setting: plain, faults: with(sim.Fault{Kind: sim.SlowStart, Moment: sim.AtCall})},
+		{name: "cancel-ignored", setting: plain, during: cancelAfter(700 * time.Millisecond), faults: with(sim.Fault{Kind: sim.AbortIgnored, Moment: sim.AtCall})},
+		{name: "statistics-lost", setting: plain, faults: with(sim.Fault{Kind: sim.StatsLost, Moment: sim.AtCall})},
+		{name: "guest-off", setting: plain, faults: with(sim.Fault{Kind: sim.GuestOff, Moment: sim.AtCopy, After: 500 * time.Millisecond})},
+		{name: "left-paused", setting: plain, faults: with(sim.Fault{Kind: sim.LeftPaused, Moment: sim.AtCopy})},
+		{
+			name: "resume-fails", setting: plain,
+			faults: with(sim.Fault{Kind: sim.ResumeFails, Moment: sim.AtCall}, sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtSwitchover}),
+		},
+		{name: "monitor-hangs", setting: plain, faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 40 * time.Second})},
+		{name: "monitor-hangs-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 40 * time.Second})},
+	}
+}
+
+// begin makes the world of a story, with both agents running.
+func (s story) begin(w *world, k kill) {
+	for _, f := range s.faults {
+		w.fleet.Inject(f)
+	}
+	w.dst.start(kill{})
+	w.src.start(k)
+	if s.during != nil {
+		done := make(chan struct{})
+		w.t.Cleanup(func() { <-done })
+		go func() {
+			defer close(done)
+			s.during(w)
+		}()
+	}
+}
+
+// finish waits for the end and checks it; a doubled guest is first left to show that nothing touches
+// it, then settled by hand.
+func (s story) finish(w *world) Stored {
+	w.t.Helper()
+	rec := w.awaitFinal(s.patience())
+	if s.doubled && len(w.fleet.RunningOn(vm)) == 2 {
+		if rec.Phase != Unknown {
+			w.report([]string{fmt.Sprintf("the guest runs twice and the record says %s: %s", rec.Phase, rec.Reason)})
+		}
+		w.fleet.Destroy("b", vm)
+		if err := w.dst.host.Undefine(w.t.Context(), vm); err != nil {
+			w.t.Error(err)
+		}
+		rec = w.awaitFinal(patience)
+	}
+	w.report(w.problems(s.setting.domain.Autostart))
+	return rec
+}
+
+// patience is how long the faults may last, and what is always granted.
+func (s story) patience() time.Duration {
+	d := patience
+	for _, f := range s.faults {
+		d += f.After + f.For
+	}
+	return d
+}
+
+// calls runs the story undisturbed and returns how many calls the source's agent made.
+func (s story) calls(t *testing.T) int {
+	t.Helper()
+	n := 0
+	inWorld(t, s.setting, func(w *world) {
+		s.begin(w, kill{})
+		s.finish(w)
+		w.src.agent.mu.Lock()
+		n = w.src.agent.calls
+		w.src.agent.mu.Unlock()
+	})
+	return n
+}
+
+// points are the calls at which a story is interrupted: all of the first and of the last, and some
+// of the polls between, which are alike.
+func points(calls int) []int {
+	var out []int
+	for n := 1; n <= calls; n++ {
+		if n <= 24 || n > calls-24 || n%11 == 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func TestStories(t *testing.T) {
+	want := map[string]struct {
+		phase Phase
+		code  string
+	}{
+		"moves": {Done, ""}, "moves-transient": {Done, ""}, "moves-with-disks": {Done, ""},
+		"gives-up": {Aborted, "over-budget"}, "cancelled": {Aborted, "cancelled"}, "cancelled-early": {Aborted, "cancelled"},
+		"connection-lost": {Done, ""}, "daemon-restart": {Failed, "rolled-back"}, "daemon-restart-finish": {Done, ""},
+		"target-dies": {Failed, "rolled-back"}, "target-dies-switchover": {Failed, "rolled-back"},
+		"target-dies-finish": {Failed, "rolled-back"}, "finish-lost": {Failed, "rolled-back"},
+		"aborted-outside": {Aborted, "aborted-outside"}, "aborted-at-switchover": {Aborted, "aborted-outside"},
+		"slow-start": {Done, ""}, "slow-start-cancelled": {Aborted, "cancelled"}, "cancel-ignored": {Done, "cancelled-too-late"},
+		"statistics-lost": {Done, ""}, "guest-off": {Failed, "guest-stopped"}, "left-paused": {Failed, "rolled-back"},
+		"resume-fails": {Aborted, "aborted-outside"}, "monitor-hangs": {Done, ""},
+		"monitor-hangs-cancelled": {Done, "cancelled-too-late"},
+	}
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			inWorld(t, s.setting, func(w *world) {
+				s.begin(w, kill{})
+				rec := s.finish(w)
+				if w := want[s.name]; rec.Phase != w.phase || rec.ReasonCode != w.code {
+					t.Errorf("ended %s %q (%s), want %s %q", rec.Phase, rec.ReasonCode, rec.Reason, w.phase, w.code)
+				}
+			})
+		})
+	}
+}
+
+// TestAgentKilled ends the source's agent at every call of every story, before the call takes effect
+// and after, and starts another one later.
+func TestAgentKilled(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for _, n := range points(s.calls(t)) {
+				for _, after := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%d-%v", n, after), func(t *testing.T) {
+						inWorld(t, s.setting, func(w *world) { killed(w, s, kill{at: n, after: after}) })
+					})
+				}
+			}
+		})
+	}
+}
+
+// killed runs a story up to the kill, waits for a while that differs from kill to kill, and goes on
+// with a new agent.
+func killed(w *world, s story, k kill) {
+	s.begin(w, k)
+	dead := w.src.agent
+	select {
+	case <-dead.done:
+	case <-time.After(10 * time.Minute):
+		return // this run made fewer calls: there was nothing to kill
+	}
+	pause := []time.Duration{50 * time.Millisecond, 3 * time.Second, 40 * time.Second}[k.at%3]
+	time.Sleep(pause)
+	if pause > 10*time.Second {
+		w.leaderNotices()
+	}
+	w.src.start(kill{})
+	s.finish(w)
+}
+
+// leaderNotices does what the leader does once an agent's lease has lapsed.
+func (w *world) leaderNotices() {
+	_ = w.store.edit(w.id, ActorLeader, func(m *Migration) {
+		if m.Phase == Claimed || m.Phase.Started() {
+			m.Phase, m.Reason = Unknown, "the source's agent is gone"
+		}
+	})
+}

@@ -1,0 +1,78 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// tidyLimit bounds one call to libvirt after the end.
+const tidyLimit = 15 * time.Second
+
+// tidy leaves the source as it should be after a migration that was started and ended in p: no
+// definition of a guest that has left, the autostart flag of one that has not, no disk files on a
+// target that does not run it. It may be repeated. What can't be done is returned as notes for the
+// record; the error is of what libvirt did not answer, to be tried again.
+func (w *Worker) tidy(ctx context.Context, m Migration, p Phase) (notes []string, err error) {
+	if m.Started == nil {
+		return nil, nil
+	}
+	log := w.Log.With("migration", m.ID, "domain", m.Domain)
+	tctx, cancel := context.WithTimeout(ctx, tidyLimit)
+	defer cancel()
+	if p == Done {
+		switch err := w.Migrator.Undefine(tctx, m.UUID); {
+		case unanswered(err):
+			return nil, err
+		case err != nil:
+			log.Error("the definition is left on the source", "err", err)
+			notes = append(notes, "its definition is left on "+m.Source+": "+err.Error())
+		}
+		return notes, nil
+	}
+	if m.Autostart {
+		switch err := w.Migrator.SetAutostart(tctx, m.UUID, true); {
+		case unanswered(err):
+			return nil, err
+		case hypervisor.IsClass(err, hypervisor.ClassNoDomain):
+			// Undefined since, or gone with the guest: no definition, no flag.
+		case err != nil:
+			log.Error("autostart flag not restored on the source", "err", err)
+			notes = append(notes, "its autostart flag was not restored on "+m.Source)
+		}
+	}
+	return append(notes, w.discardDisks(ctx, m)...), nil
+}
+
+// unanswered reports whether the call may succeed, or may have succeeded, another time.
+func unanswered(err error) bool {
+	if err == nil {
+		return false
+	}
+	switch hypervisor.ClassOf(err) {
+	case hypervisor.ClassUnavailable, hypervisor.ClassUnknownOutcome, hypervisor.ClassBusy, "":
+		return true
+	}
+	return false
+}
+
+// discardDisks has the target remove what was made there for this migration, after it failed. It
+// returns a note for the record if that was not possible.
+func (w *Worker) discardDisks(ctx context.Context, m Migration) []string {
+	if !m.CopyStorage {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	a, err := w.Queue.Ask(ctx, m.Target, Question{Kind: AskDiscardDisks, Domain: m.UUID, Migration: m.ID})
+	if err == nil && a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	if err == nil {
+		return nil
+	}
+	w.Log.Error("the disks made on the target could not be removed", "migration", m.ID, "domain", m.Domain, "err", err)
+	return []string{"disk files made on " + m.Target + " for this migration may be left there"}
+}
