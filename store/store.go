@@ -120,7 +120,8 @@ func decide(ctx context.Context, op string, f func(doubt bool) (bool, error)) er
 				return fmt.Errorf("%s: %w: %w", op, kv.ErrMaybeApplied, e)
 			}
 			continue
-		case doubts > 0 && errors.Is(err, kv.ErrUnavailable):
+		case doubts > 0 && (errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrNoSpace)):
+			// This attempt failed for certain; what became of the former one is still not known.
 			return fmt.Errorf("%s: %w: %w", op, kv.ErrMaybeApplied, err)
 		default:
 			return fmt.Errorf("%s: %w", op, err)

@@ -40,7 +40,7 @@ type watcher struct {
 	void    bool // what was delivered no longer counts: list again
 }
 
-// run alternates between reading the whole state and following it, until ctx or the client ends.
+// run follows the prefix, anew whenever that breaks, until ctx or the client ends.
 func (w *watcher) run(ctx context.Context) {
 	// etcd's client must see the end of either: ctx, or the client's life.
 	ctx, cancel := context.WithCancel(ctx)
@@ -51,10 +51,6 @@ func (w *watcher) run(ctx context.Context) {
 
 	w.void = true
 	for ctx.Err() == nil {
-		if w.void && !w.reset(ctx) {
-			pause(ctx)
-			continue
-		}
 		w.follow(ctx)
 		pause(ctx)
 	}
@@ -94,37 +90,59 @@ func (w *watcher) deliver(ctx context.Context, b kv.Batch) bool {
 	}
 }
 
-// follow delivers what comes after rev until the watch breaks. It sets void when history was lost.
+// follow delivers what comes after rev until the watch breaks. When nothing that was delivered counts,
+// it delivers the whole state first: read after the watch was made, so that the watch begins at the
+// server's present. A watch that begins in the past, be it by one revision, waits for etcd's next
+// round of catching up, 100 ms, which is long for a question and its answer.
 //
 // etcd's client reconnects by itself and goes on where it was. RequireLeader makes a member that has
 // lost the cluster say so, instead of staying silent for ever.
 func (w *watcher) follow(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ch := w.c.etcd.Watch(clientv3.WithRequireLeader(ctx), w.prefix,
-		clientv3.WithPrefix(), clientv3.WithRev(w.rev+1), clientv3.WithProgressNotify())
-	for res := range ch {
+	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithProgressNotify(), clientv3.WithCreatedNotify()}
+	if !w.void {
+		opts = append(opts, clientv3.WithRev(w.rev+1))
+	}
+	for res := range w.c.etcd.Watch(clientv3.WithRequireLeader(ctx), w.prefix, opts...) {
 		if err := res.Err(); err != nil {
-			w.void = errors.Is(err, rpctypes.ErrCompacted)
+			w.void = w.void || errors.Is(err, rpctypes.ErrCompacted)
+			return
+		}
+		if w.void && !w.reset(ctx) {
 			return
 		}
 		if w.rewound(&res) {
 			w.void = true
 			return
 		}
-		b := kv.Batch{Rev: w.rev}
-		for _, e := range res.Events {
-			b.Events = append(b.Events, event(e))
-			b.Rev = max(b.Rev, e.Kv.ModRevision)
-		}
-		if res.IsProgressNotify() {
-			b.Rev = max(b.Rev, res.Header.Revision)
-		}
-		if !w.deliver(ctx, b) {
+		if !res.Created && !w.deliverEvents(ctx, &res) {
 			return
 		}
-		w.rev = b.Rev
 	}
+}
+
+// deliverEvents delivers what an answer has beyond rev.
+func (w *watcher) deliverEvents(ctx context.Context, res *clientv3.WatchResponse) bool {
+	b := kv.Batch{Rev: w.rev}
+	for _, e := range res.Events {
+		if e.Kv.ModRevision <= w.rev {
+			continue // part of the state that was read
+		}
+		b.Events = append(b.Events, event(e))
+	}
+	if n := len(b.Events); n > 0 {
+		b.Rev = b.Events[n-1].Entry.Mod
+	} else if res.IsProgressNotify() {
+		b.Rev = max(b.Rev, res.Header.Revision)
+	} else {
+		return true
+	}
+	if !w.deliver(ctx, b) {
+		return false
+	}
+	w.rev = b.Rev
+	return true
 }
 
 // rewound reports that the answers come from another history: the cluster was made anew or restored
