@@ -166,6 +166,7 @@ func TestLab(t *testing.T) {
 	t.Run("migrate", func(t *testing.T) { lab{t, l.name}.testMigrate() })
 	t.Run("faults", func(t *testing.T) { lab{t, l.name}.testFaults() })
 	t.Run("daemons", func(t *testing.T) { lab{t, l.name}.testDaemons() })
+	t.Run("corruption", func(t *testing.T) { lab{t, l.name}.testCorruption() })
 	t.Run("check", func(t *testing.T) { lab{t, l.name}.testCheck() })
 	l.run("down")
 	l.clean(before)

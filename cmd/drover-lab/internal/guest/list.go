@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"drover/cmd/drover-lab/internal/host"
 )
@@ -18,8 +19,13 @@ type Domain struct {
 	Persistent bool   `json:"persistent"`
 }
 
+// listTimeout bounds what a libvirtd that hangs, or was stopped by a signal, can cost.
+const listTimeout = 15 * time.Second
+
 // Domains lists all domains of a host that runs, whoever made them.
 func (m *Manager) Domains(ctx context.Context, h string) ([]Domain, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
 	all, err := m.hosts.Virsh(ctx, h, "-c", host.LocalURI, "list", "--all")
 	if err != nil {
 		return nil, err

@@ -18,7 +18,12 @@ var ErrForeignDir = errors.New("directory is not a lab's")
 
 // claimDir makes dir, or takes it when it is empty or a lab's already.
 func claimDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	err := os.MkdirAll(dir, 0o755)
+	for try := 0; errors.Is(err, fs.ErrNotExist) && try < 10; try++ {
+		// Another lab's end took the directory above away in between.
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
 		return err
 	}
 	mark := filepath.Join(dir, marker)

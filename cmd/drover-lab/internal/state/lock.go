@@ -38,7 +38,10 @@ func (s *Store) Lock(ctx context.Context) (func(), error) {
 
 // tryLock returns nil without error when somebody else holds the lock, or removed the file meanwhile.
 func (s *Store) tryLock(path string) (*os.File, error) {
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
+	err := os.MkdirAll(s.root, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // another lab's end took the directory above away in between
+	} else if err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
