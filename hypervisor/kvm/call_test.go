@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,7 @@ func TestAskStragglers(t *testing.T) {
 			t.Errorf("the way out: %v", err)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if tr.count() != 0 || len(lane) != 0 {
 			t.Errorf("%d stragglers, %d slots taken after libvirt answered: want none", tr.count(), len(lane))
 		}
@@ -76,23 +78,24 @@ func TestAskEndsWithContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := quietTracker()
 		ctx, cancel := context.WithCancel(t.Context())
-		dropped := 0
+		var dropped atomic.Int64
 		done := make(chan error, 1)
 		go func() {
 			r := request{op: "connect", slots: newSlots(1)}
-			_, err := askOrDrop(ctx, tr, r, func() (int, error) { time.Sleep(time.Minute); return 7, nil }, func(v int) { dropped += v })
+			_, err := askOrDrop(ctx, tr, r, func() (int, error) { time.Sleep(time.Minute); return 7, nil }, func(v int) { dropped.Add(int64(v)) })
 			done <- err
 		}()
 		time.Sleep(time.Second)
 		cancel()
 		err := <-done
 		wantClass(t, err, hypervisor.ClassUnknownOutcome)
-		if !errors.Is(err, context.Canceled) || dropped != 0 {
-			t.Errorf("%v, dropped %d: want the cancel at once", err, dropped)
+		if !errors.Is(err, context.Canceled) || dropped.Load() != 0 {
+			t.Errorf("%v, dropped %d: want the cancel at once", err, dropped.Load())
 		}
 		time.Sleep(time.Minute)
-		if dropped != 7 {
-			t.Errorf("dropped %d: want the late value disposed of", dropped)
+		synctest.Wait()
+		if dropped.Load() != 7 {
+			t.Errorf("dropped %d: want the late value disposed of", dropped.Load())
 		}
 	})
 }

@@ -164,12 +164,11 @@ func (l *link) install(c *conn) error {
 	return nil
 }
 
-// supervise reconnects until ctx ends, and then closes the connection.
+// supervise reconnects until ctx ends.
 func (l *link) supervise(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			l.drop(nil)
 			return
 		case c := <-l.broken:
 			if !l.drop(c) {

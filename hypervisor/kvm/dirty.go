@@ -51,9 +51,6 @@ func (s *dirtySampler) latest(id hypervisor.DomainID) (short, long *hypervisor.D
 
 // offer tells which domains could be sampled now, and forgets those that are gone.
 func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, o *outgoing) {
-	if s.period < 0 {
-		return
-	}
 	sure := o.sure()
 	s.mu.Lock()
 	s.candidates = s.candidates[:0]
@@ -76,6 +73,9 @@ func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, o *outgoing) {
 
 // next picks the candidate that waits longest, and its window; false when none is due.
 func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, bool) {
+	if s.period < 0 {
+		return "", 0, false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var best hypervisor.DomainID
@@ -121,7 +121,7 @@ func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample
 	}
 }
 
-// run samples one due domain after each offer, until ctx ends.
+// run looks after each offer who is leaving and samples one due domain, until ctx ends.
 func (s *dirtySampler) run(ctx context.Context, h *Host) {
 	for {
 		select {
@@ -129,6 +129,7 @@ func (s *dirtySampler) run(ctx context.Context, h *Host) {
 			return
 		case <-s.wake:
 		}
+		h.settleForeign(ctx)
 		id, window, ok := s.next(time.Now())
 		if !ok {
 			continue
@@ -214,10 +215,9 @@ func (h *Host) dirtyRate(ctx context.Context, r request) (rate hypervisor.BytesP
 }
 
 // settleForeign looks at the domains that were seen to leave by another's hand: whether they still
-// do. There are seldom any.
+// do. There are seldom any. At start and after a reset it finds out who is leaving.
 func (h *Host) settleForeign(ctx context.Context) {
 	if !h.outgoing.sure() {
-		// At start and after a reset: find out once who is leaving.
 		if _, err := h.Migrations(ctx); err == nil {
 			h.outgoing.settled()
 		}

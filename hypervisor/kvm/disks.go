@@ -30,7 +30,7 @@ func (h *Host) CreateDisks(ctx context.Context, migration string, disks []hyperv
 	if migration == "" {
 		return refuse("create disks", "", hypervisor.ClassArgument, "no migration given to make them for")
 	}
-	r := request{op: "create disks", limit: imageLimit, slots: newSlots(1)}
+	r := request{op: "create disks", limit: imageLimit, slots: h.fileSlots}
 	_, err := ask(ctx, h.t, r, func() (struct{}, error) {
 		var fresh []string
 		for _, disk := range disks {
@@ -116,7 +116,7 @@ func (h *Host) RemoveDisks(ctx context.Context, migration string) error {
 		}
 		free = append(free, path)
 	}
-	r := request{op: "discard disks", limit: imageLimit, slots: newSlots(1)}
+	r := request{op: "discard disks", limit: imageLimit, slots: h.fileSlots}
 	_, err = ask(ctx, h.t, r, func() (struct{}, error) { return struct{}{}, h.takeBack(migration, free) })
 	disks := make([]hypervisor.Disk, 0, len(free))
 	for _, path := range free {

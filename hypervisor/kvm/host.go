@@ -26,6 +26,7 @@ const (
 	controlSlots = 2
 	abortSlots   = 2
 	tuneSlots    = 2 // beside the migrate call itself
+	fileSlots    = 4 // no libvirt: file systems can hang too
 )
 
 // Host is one KVM host as its libvirt shows it.
@@ -40,6 +41,7 @@ type Host struct {
 	viewSlots    slots
 	controlSlots slots
 	abortSlots   slots
+	fileSlots    slots
 
 	events    *fanout
 	outgoing  *outgoing
@@ -80,6 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		viewSlots:    newSlots(viewSlots),
 		controlSlots: newSlots(controlSlots),
 		abortSlots:   newSlots(abortSlots),
+		fileSlots:    newSlots(fileSlots),
 		events:       newFanout(),
 		outgoing:     newOutgoing(cfg.MaxOutgoing),
 		copies:       copies,
@@ -116,6 +119,8 @@ func (h *Host) start() {
 func (h *Host) Close() {
 	h.stop()
 	h.wg.Wait()
+	h.view.drop(nil)
+	h.control.drop(nil)
 }
 
 // Stragglers is the number of calls that libvirt still owes an answer for though nobody waits any

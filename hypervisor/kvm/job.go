@@ -36,8 +36,8 @@ func (h *Host) CompletedStats(ctx context.Context, id hypervisor.DomainID) (hype
 }
 
 // Migrations lists the domains that are leaving this host now, whoever started it. It asks about
-// every active domain in turn, so it is for start-up and after a reset, not for polling. Domains
-// that don't answer are left out of the list and named in the error.
+// every active domain in turn, so it is for start-up and after a reset, not for polling. With an
+// error the list is of those that answered; a domain whose QEMU hangs is no error, it can't be known.
 func (h *Host) Migrations(ctx context.Context) ([]hypervisor.DomainID, error) {
 	ids, err := h.activeDomains(ctx)
 	if err != nil {
@@ -45,14 +45,16 @@ func (h *Host) Migrations(ctx context.Context) ([]hypervisor.DomainID, error) {
 	}
 	var leaving []hypervisor.DomainID
 	for _, id := range ids {
-		s, serr := h.Sight(ctx, id)
-		if serr != nil {
-			err = serr
-			continue
-		}
-		if s.Job == hypervisor.JobOutgoing {
+		s, serr := h.sightWithin(ctx, id, 5*time.Second)
+		switch {
+		case serr == nil && s.Job == hypervisor.JobOutgoing:
 			leaving = append(leaving, id)
 			h.outgoing.seen(id)
+		case serr == nil:
+		case ctx.Err() == nil && h.t.isStuck(id):
+			h.log.Warn("VM does not answer libvirt; whether it is migrating is not known", "domain", id, "err", serr)
+		default:
+			err = serr
 		}
 	}
 	return leaving, err

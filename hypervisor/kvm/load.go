@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// loadLimit bounds the bulk call, so that a report is late rather than missing.
-	loadLimit = 4 * time.Second
+	// loadLimit bounds each of two tries of the bulk call, so that a report is late rather than
+	// missing.
+	loadLimit = 2 * time.Second
 	// leastPeriod is the shortest time that rates are computed over; a sample that comes sooner
 	// repeats the last rates.
 	leastPeriod = 200 * time.Millisecond
@@ -31,6 +32,7 @@ type sampler struct {
 	at      time.Time
 	host    hostCounters
 	rates   hostRates
+	loads   []hypervisor.DomainLoad // of the last sample that libvirt answered
 	domains map[hypervisor.DomainID]*domainSample
 }
 
@@ -79,19 +81,24 @@ func (s *sampler) sized(id hypervisor.DomainID, disks []hypervisor.Disk) []hyper
 
 // Load samples the host and all its domains with one bulk call; rates are over the time since the
 // last call, zero at the first. A domain whose QEMU is busy or hangs keeps its last figures and is
-// named in Problem. When libvirt does not answer, the host's own part is returned with the error.
+// named in Problem. When libvirt does not answer, the host's own figures and the domains' last ones
+// are returned with the error.
 func (h *Host) Load(ctx context.Context) (hypervisor.HostLoad, error) {
 	s := h.load
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	records, err := h.bulk(ctx)
+	if hypervisor.IsClass(err, hypervisor.ClassUnknownOutcome) && ctx.Err() == nil {
+		// A QEMU that hangs holds the first call that meets it, and is passed by from then on: its
+		// lock is held by that call.
+		records, err = h.bulk(ctx)
+	}
 	load := hypervisor.HostLoad{At: time.Now(), Pressure: s.proc.pressure()}
 	if err == nil {
 		load.Domains, load.Problem = s.sampleDomains(records, load.At, h)
-		h.settleForeign(ctx)
 		h.dirty.offer(load.Domains, h.outgoing)
 	} else {
-		load.Problem = err.Error()
+		load.Domains, load.Problem = s.lastLoads(), err.Error()
 	}
 	herr := s.sampleHost(&load, h)
 	if err == nil && herr != nil {
@@ -100,16 +107,18 @@ func (h *Host) Load(ctx context.Context) (hypervisor.HostLoad, error) {
 	return load, err
 }
 
-// bulk makes the one call. NOWAIT makes libvirt leave out what a busy domain can't tell at once; a
-// call that meets a hanging QEMU first still hangs, as a straggler, and holds that domain's lock so
-// that the next one passes it by.
+// lastLoads is what was last known of the domains: better than to make them seem gone.
+func (s *sampler) lastLoads() []hypervisor.DomainLoad {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.loads)
+}
+
+// bulk makes the one call. NOWAIT makes libvirt leave out what a busy domain can't tell at once. (The
+// binding adds a call per domain for its number of vCPUs, which libvirt answers from memory.)
 func (h *Host) bulk(ctx context.Context) ([]record, error) {
-	c, err := h.view.use("load", "")
-	if err != nil {
-		return nil, err
-	}
 	r := request{op: "load", limit: loadLimit, slots: h.viewSlots}
-	return onConn(ctx, h.t, c, r, func(lv *libvirt.Connect) ([]record, error) {
+	return onLink(ctx, h, h.view, r, func(lv *libvirt.Connect) ([]record, error) {
 		const what = libvirt.DOMAIN_STATS_STATE | libvirt.DOMAIN_STATS_CPU_TOTAL | libvirt.DOMAIN_STATS_BALLOON |
 			libvirt.DOMAIN_STATS_VCPU | libvirt.DOMAIN_STATS_INTERFACE | libvirt.DOMAIN_STATS_BLOCK
 		stats, err := lv.GetAllDomainStats(nil, what, libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
@@ -147,6 +156,7 @@ func (s *sampler) sampleDomains(records []record, now time.Time, h *Host) ([]hyp
 	}
 	s.domains = next
 	slices.SortFunc(loads, func(a, b hypervisor.DomainLoad) int { return cmp.Compare(a.ID, b.ID) })
+	s.loads = slices.Clone(loads)
 	return loads, problem
 }
 

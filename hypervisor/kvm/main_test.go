@@ -58,7 +58,8 @@ func runTests(m *testing.M) int {
 	defer os.RemoveAll(root)
 	embedRoot = root
 	embedURI = "qemu:///embed?root=" + url.QueryEscape(root)
-	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err == nil {
+	err = os.MkdirAll(filepath.Join(root, "etc"), 0o755)
+	if err == nil {
 		err = os.WriteFile(filepath.Join(root, "etc", "qemu.conf"), []byte(qemuConfText), 0o644)
 	}
 	if err != nil {

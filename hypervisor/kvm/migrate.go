@@ -54,10 +54,7 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 func (h *Host) stream(ctx context.Context, s *stream, id hypervisor.DomainID, o order) (*conn, error) {
 	c, err := dialBoxed(ctx, h.t, h.cfg.connect, h.cfg.URI)
 	if err != nil {
-		// Nothing was asked of this libvirt but to talk.
-		return nil, &hypervisor.Error{
-			Op: "migrate", Domain: id, Class: hypervisor.ClassUnavailable, Message: "no connection to libvirt", Err: err,
-		}
+		return nil, notStarted(err)
 	}
 	c.hold()
 	r := request{op: "migrate: set limits", domain: id, limit: slowLimit, slots: s.slots}

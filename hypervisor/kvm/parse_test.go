@@ -272,8 +272,10 @@ func TestDirtyTurns(t *testing.T) {
 	s := newDirtySampler(time.Minute)
 	o := newOutgoing(8)
 	loads := []hypervisor.DomainLoad{
-		{ID: "a", State: hypervisor.StateRunning}, {ID: "b", State: hypervisor.StateRunning},
-		{ID: "c", State: hypervisor.StateRunning, Migrating: true}, {ID: "d", State: hypervisor.StatePaused},
+		{ID: "a", State: hypervisor.StateRunning},
+		{ID: "b", State: hypervisor.StateRunning},
+		{ID: "c", State: hypervisor.StateRunning, Migrating: true},
+		{ID: "d", State: hypervisor.StatePaused},
 	}
 	s.offer(loads, o)
 	now := time.Now()
@@ -287,8 +289,11 @@ func TestDirtyTurns(t *testing.T) {
 		id     hypervisor.DomainID
 		window time.Duration
 	}{
-		{0, "a", shortWindow}, {0, "b", shortWindow}, {0, "", 0},
-		{time.Minute, "a", longWindow}, {time.Minute, "b", longWindow},
+		{0, "a", shortWindow},
+		{0, "b", shortWindow},
+		{0, "", 0},
+		{time.Minute, "a", longWindow},
+		{time.Minute, "b", longWindow},
 		{2 * time.Minute, "a", shortWindow},
 	}
 	for _, w := range want {

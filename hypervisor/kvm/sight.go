@@ -12,7 +12,11 @@ import (
 // Sight asks libvirt what it has of the domain now. That it has none is an answer (StateAbsent), not
 // an error; an error means that nothing is known, least of all that the domain is gone.
 func (h *Host) Sight(ctx context.Context, id hypervisor.DomainID) (hypervisor.Sighting, error) {
-	r := request{op: "sight", domain: id, limit: slowLimit}
+	return h.sightWithin(ctx, id, slowLimit)
+}
+
+func (h *Host) sightWithin(ctx context.Context, id hypervisor.DomainID, limit time.Duration) (hypervisor.Sighting, error) {
+	r := request{op: "sight", domain: id, limit: limit}
 	s, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (hypervisor.Sighting, error) { return sight(d, id) })
 	if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
 		return hypervisor.Sighting{Domain: id, State: hypervisor.StateAbsent, Job: hypervisor.JobNone, At: time.Now()}, nil

@@ -103,6 +103,10 @@ func (h *Host) cpuBlockers(ctx context.Context, seen hypervisor.Inspection) ([]h
 	switch {
 	case errors.As(err, &e) && e.Class == hypervisor.ClassIncompatible:
 		return []hypervisor.Blocker{{Code: hypervisor.BlockCPU, Detail: e.Message}}, nil
+	case hypervisor.IsClass(err, hypervisor.ClassUnsupported):
+		// Libvirt can't compare for this kind of guest; it still checks the CPU when the guest arrives.
+		h.log.Info("CPU not compared", "domain", f.ID, "err", err)
+		return nil, nil
 	case err != nil:
 		return nil, err
 	case result == libvirt.CPU_COMPARE_INCOMPATIBLE:
@@ -198,7 +202,7 @@ func (h *Host) freeMemory(ctx context.Context, but hypervisor.DomainID) (hypervi
 // diskBlockers checks each disk where it would be on this host. File systems that hang are the
 // reason why this has a time limit.
 func (h *Host) diskBlockers(ctx context.Context, q hypervisor.TargetQuestion) ([]hypervisor.Blocker, error) {
-	r := request{op: "check disks", limit: quickLimit, slots: newSlots(1)}
+	r := request{op: "check disks", limit: quickLimit, slots: h.fileSlots}
 	shared := h.sharedDir()
 	return ask(ctx, h.t, r, func() ([]hypervisor.Blocker, error) {
 		var found []hypervisor.Blocker
