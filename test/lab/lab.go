@@ -110,7 +110,7 @@ func (l *Lab) run(ctx context.Context, program string, args ...string) Result {
 // Do runs a drover-lab command that must succeed and returns its output.
 func (l *Lab) Do(t testing.TB, args ...string) string {
 	t.Helper()
-	r := l.run(t.Context(), "drover-lab", args...)
+	r := l.run(context.WithoutCancel(t.Context()), "drover-lab", args...)
 	if r.Code != 0 {
 		t.Fatalf("drover-lab %s: %s", strings.Join(args, " "), r)
 	}
@@ -150,6 +150,27 @@ func (l *Lab) Guest(t testing.TB, name, host string, flags ...string) {
 	})
 	l.Eventually(t, 10*time.Second, "drover lists "+name, func() bool {
 		return strings.Contains(l.MustDrover(t, "vm", "list").Stdout, name)
+	})
+}
+
+// Ready waits until every host may take part in migrations.
+func (l *Lab) Ready(t testing.TB) {
+	t.Helper()
+	l.Eventually(t, 30*time.Second, "all hosts are ready", func() bool {
+		var hosts []struct {
+			State string `json:"state"`
+		}
+		r := l.Drover(t.Context(), "host", "list", "-o", "json", "--timeout", "3s")
+		if r.Code != 0 || json.Unmarshal([]byte(r.Stdout), &hosts) != nil {
+			return false
+		}
+		ready := 0
+		for _, h := range hosts {
+			if h.State == "ready" {
+				ready++
+			}
+		}
+		return ready == len(l.Hosts)
 	})
 }
 
@@ -248,7 +269,12 @@ func (l *Lab) Logs(t testing.TB) {
 	var env struct {
 		Logs string `json:"logs"`
 	}
-	unmarshal(t, l.Do(t, "env", "-o", "json"), &env)
+	// The test's own context has ended by now.
+	r := l.run(context.Background(), "drover-lab", "env", "-o", "json")
+	if json.Unmarshal([]byte(r.Stdout), &env) != nil {
+		t.Logf("no logs: %s", r)
+		return
+	}
 	paths, _ := filepath.Glob(filepath.Join(env.Logs, "*", "*.log"))
 	for _, p := range paths {
 		text, _ := os.ReadFile(p)

@@ -35,6 +35,7 @@ func runTests(m *testing.M) int {
 func begin(t *testing.T, rate string) *Lab {
 	t.Helper()
 	hosts.Do(t, "shape", "all", rate)
+	hosts.Ready(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			hosts.Logs(t)
@@ -44,7 +45,10 @@ func begin(t *testing.T, rate string) *Lab {
 }
 
 // busy are the flags of a guest that takes some seconds to move over a slow link.
-var busy = []string{"--memory", "384MiB", "--wss", "256MiB", "--rate", "1000", "--pattern", "page"}
+var busy = []string{"--memory", "256MiB", "--wss", "96MiB", "--rate", "800", "--pattern", "page"}
+
+// idle are those of a guest that moves in a moment.
+var idle = []string{"--memory", "128MiB", "--wss", "16MiB", "--pattern", "idle"}
 
 func TestMigrateByOneCommand(t *testing.T) {
 	l := begin(t, "1gbit")
@@ -67,7 +71,7 @@ func TestMigrateByOneCommand(t *testing.T) {
 
 func TestTargetIsChosenWhenNotNamed(t *testing.T) {
 	l := begin(t, "1gbit")
-	l.Guest(t, "any", "kvm1", "--memory", "128MiB", "--pattern", "idle")
+	l.Guest(t, "any", "kvm1", idle...)
 	if r := l.Drover(t.Context(), "migrate", "--wait", "any"); r.Code != 0 {
 		t.Fatalf("migrate: %s", r)
 	}
@@ -114,7 +118,7 @@ func TestTwoOrdersAtOnce(t *testing.T) {
 
 func TestNoLeaderWithdraws(t *testing.T) {
 	l := begin(t, "1gbit")
-	l.Guest(t, "wait", "kvm1", "--memory", "128MiB", "--pattern", "idle")
+	l.Guest(t, "wait", "kvm1", idle...)
 	l.Do(t, "signal", "control", "scheduler", "STOP")
 	t.Cleanup(func() { l.Do(t, "signal", "control", "scheduler", "CONT") })
 	// The store is embedded in the scheduler, so it is away as well: the command must say so.
@@ -214,7 +218,7 @@ func TestTargetHostDies(t *testing.T) {
 
 func TestCopyStorage(t *testing.T) {
 	l := begin(t, "1gbit")
-	l.Guest(t, "local", "kvm1", "--memory", "128MiB", "--pattern", "idle", "--disk", "local")
+	l.Guest(t, "local", "kvm1", append(idle[:len(idle):len(idle)], "--disk", "local")...)
 	r := l.Drover(t.Context(), "migrate", "local", "--to", "kvm2", "--wait")
 	if r.Code != 1 || !strings.Contains(r.Stderr, "non-shared-disk") {
 		t.Errorf("without --copy-storage: want a refusal that names the disk: %s", r)
@@ -227,7 +231,7 @@ func TestCopyStorage(t *testing.T) {
 
 func TestWrongInput(t *testing.T) {
 	l := begin(t, "1gbit")
-	l.Guest(t, "input", "kvm1", "--memory", "128MiB", "--pattern", "idle")
+	l.Guest(t, "input", "kvm1", idle...)
 	for _, tc := range []struct {
 		name string
 		args []string

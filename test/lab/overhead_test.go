@@ -32,7 +32,7 @@ func TestOverhead(t *testing.T) {
 	}
 	workloads := map[string][]string{
 		"idle-128": {"--memory", "128MiB", "--pattern", "idle"},
-		"page-512": {"--memory", "512MiB", "--wss", "320MiB", "--rate", "500", "--pattern", "page"},
+		"page-512": {"--memory", "640MiB", "--wss", "280MiB", "--rate", "500", "--pattern", "page"},
 	}
 	var all []timing
 	for _, name := range []string{"idle-128", "page-512"} {

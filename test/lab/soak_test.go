@@ -108,7 +108,7 @@ type truth struct {
 func TestTruth(t *testing.T) {
 	n := count(t, "DROVER_TRUTH", 50)
 	l := begin(t, "1gbit")
-	l.Guest(t, "truth", "kvm1", "--memory", "512MiB", "--wss", "320MiB", "--rate", "500", "--pattern", "page", "--disk", "shared")
+	l.Guest(t, "truth", "kvm1", "--memory", "640MiB", "--wss", "280MiB", "--rate", "500", "--pattern", "page", "--disk", "shared")
 	var all []truth
 	var pauses, bytes []float64
 	for i := range n {
