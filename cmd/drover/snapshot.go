@@ -16,7 +16,7 @@ func snapshotCommand() *cli.Command {
 	return &cli.Command{
 		Name: "snapshot", Usage: "write the fleet as the planner's input, in JSON",
 		Description: "Hosts without a living agent are left out, as nothing is known about them; stderr names them.\n" +
-			"So are VMs that do not run.",
+			"So are VMs that do not run. Where the speed of the migration network is not known, it reads 1 Gbit/s.",
 		Action: takes(0, 0, "", quick(writeSnapshot)),
 	}
 }
@@ -50,6 +50,9 @@ type (
 	}
 )
 
+// assumedLink stands for the speed of a migration network that is not known, as in the scheduler.
+const assumedLink hypervisor.BytesPerSecond = 1e9 / 8
+
 func writeSnapshot(ctx context.Context, s *session) error {
 	snap, err := s.snapshot(ctx)
 	if err != nil {
@@ -81,6 +84,9 @@ func planInputOf(snap *fleet.Snapshot) (input planInput, absent []string) {
 			continue
 		}
 		c := h.Capacity()
+		if c.Bandwidth <= 0 {
+			c.Bandwidth = assumedLink
+		}
 		input.Hosts = append(input.Hosts, planHost{
 			Name: name, Cores: float64(c.Cores), MemMiB: mib(c.Memory), ReservedMiB: mib(c.Reserved),
 			NetGbit: c.Bandwidth.Mbit() / 1000, Cordoned: len(h.Record.Cordons) > 0, Labels: h.Record.Labels,

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,46 +114,72 @@ func TestProgressPlainLines(t *testing.T) {
 	g.Show(start, m, nil)
 	m.Phase = precopy.Copying
 	p := precopy.Progress{
-		Elapsed: 2 * time.Second, Processed: 100 * hypervisor.MiB, Remaining: 100 * hypervisor.MiB,
-		Rate: hypervisor.BytesPerSecond(50 * hypervisor.MiB), DirtyRate: hypervisor.BytesPerSecond(10 * hypervisor.MiB),
-		Round: 2, ETA: 2 * time.Second, Why: "first pass over memory",
+		Elapsed: 2 * time.Second, Total: 200 * hypervisor.MiB, Processed: 100 * hypervisor.MiB, Remaining: 100 * hypervisor.MiB,
+		Rate: hypervisor.BytesPerSecond(50 * hypervisor.MiB), Round: 1, ETA: 2 * time.Second, Why: "first pass over memory",
 	}
-	for i := range 12 {
-		g.Show(start.Add(time.Duration(2+i)*time.Second), m, &p)
+	for i := range 5 {
+		g.Show(start.Add(time.Duration(2+i)*time.Second), m, &p) // the same numbers again and again
 	}
-	m.Phase, p.ETA = precopy.Done, 0
+	p.Elapsed, p.Round, p.ETA, p.Why = 7*time.Second, 3, -1, "memory is rewritten as fast as it is sent"
+	p.Remaining, p.Downtime, p.DirtyRate = 50*hypervisor.MiB, 500*time.Millisecond, p.Rate
+	p.Throttle = 20
+	g.Show(start.Add(7*time.Second), m, &p)
+	g.Show(start.Add(7500*time.Millisecond), m, &p) // too soon
+	m.Phase, m.Reason = precopy.Done, "moved to kvm2"
 	g.Show(start.Add(15*time.Second), m, &p)
-	copying := "copying    50 %  2.0 s  100 MiB  50 MiB/s  round 2  dirty 10 MiB/s  ETA 2.0 s: first pass over memory\n"
-	want := "queued      0 %  0 ms\n" + strings.Repeat(copying, 3) + "done      100 %  15 s\n"
+	want := `queued      0 %  0 ms
+copying    40 %  2.0 s  ETA 2.0 s  100 MiB  50 MiB/s  round 1: first pass over memory
+copying    89 %  7.0 s  no end in sight yet  100 MiB  50 MiB/s  round 3  dirty 50 MiB/s  throttled 20 %: memory is rewritten as fast as it is sent
+done      100 %  15 s: moved to kvm2
+`
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
+// A migration that does not converge stands still, however much it sends.
+func TestProgressStall(t *testing.T) {
+	g := NewProgress(io.Discard)
+	for i := range 1000 {
+		g.Show(time.Unix(int64(i), 0), precopy.Migration{Phase: precopy.Copying}, &precopy.Progress{
+			Total: hypervisor.GiB, Processed: hypervisor.GiB * hypervisor.Bytes(i+1), Round: 2 + i/3,
+			// Each pass starts with 100 MiB left and goes down to 1.
+			Remaining: []hypervisor.Bytes{100 * hypervisor.MiB, 50 * hypervisor.MiB, hypervisor.MiB}[i%3],
+			Rate:      hypervisor.BytesPerSecond(10 * hypervisor.MiB), Downtime: time.Second,
+		})
+	}
+	if g.percent() != 81 {
+		t.Errorf("%d %%, want 81: a tenth of what is left fits into the pause", g.percent())
+	}
+}
+
 // Whatever the numbers do, the share shown never falls, and is 100 % only once done.
 func TestProgressNeverRunsBackwards(t *testing.T) {
-	percent := regexp.MustCompile(`(\d+) %`)
 	rapid.Check(t, func(t *rapid.T) {
 		var b bytes.Buffer
 		g := NewProgress(&b)
 		now := time.Unix(0, 0)
 		last := 0
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
-			now = now.Add(10 * time.Second)
+			now = now.Add(plainLast)
 			b.Reset()
 			p := &precopy.Progress{
+				Total:     hypervisor.Bytes(rapid.Int64Range(-1, 1<<50).Draw(t, "total")),
 				Processed: hypervisor.Bytes(rapid.Int64Range(-1, 1<<50).Draw(t, "processed")),
 				Remaining: hypervisor.Bytes(rapid.Int64Range(-1, 1<<50).Draw(t, "remaining")),
 				Rate:      hypervisor.BytesPerSecond(rapid.Int64Range(-1, 1<<40).Draw(t, "rate")),
+				Round:     rapid.IntRange(0, 9).Draw(t, "round"),
+				Downtime:  time.Duration(rapid.Int64Range(0, 1<<40).Draw(t, "downtime")),
 				ETA:       time.Duration(rapid.Int64Range(-1, 1<<50).Draw(t, "eta")),
 			}
 			phase := rapid.SampledFrom(precopy.Phases()).Filter(func(p precopy.Phase) bool { return p != precopy.Done }).Draw(t, "phase")
 			g.Show(now, precopy.Migration{Phase: phase}, p)
-			got, err := strconv.Atoi(percent.FindStringSubmatch(b.String())[1])
-			if err != nil || got < last || got > 99 {
-				t.Fatalf("%d %% after %d %% (%v): %s", got, last, err, b.String())
+			if got := g.percent(); got < last || got > 99 {
+				t.Fatalf("%d %% after %d %%: %s", got, last, b.String())
+			} else if text := b.String(); text != "" && !strings.Contains(text, fmt.Sprintf("%3d %%", got)) {
+				t.Fatalf("%d %% is shown as %q", got, text)
 			}
-			last = got
+			last = g.percent()
 		}
 	})
 }
@@ -163,7 +188,7 @@ func TestProgressBar(t *testing.T) {
 	var b bytes.Buffer
 	g := &Progress{w: &b, width: 60, redraw: true}
 	m := precopy.Migration{Phase: precopy.Copying}
-	p := &precopy.Progress{Processed: hypervisor.GiB, Remaining: hypervisor.GiB, Why: strings.Repeat("slow ", 40)}
+	p := &precopy.Progress{Total: 8 * hypervisor.GiB, Remaining: 3 * hypervisor.GiB, Why: strings.Repeat("slow ", 40)}
 	g.Show(time.Unix(0, 0), m, p)
 	for _, line := range strings.Split(b.String(), "\n") {
 		if len(line) > 59 {
@@ -175,7 +200,7 @@ func TestProgressBar(t *testing.T) {
 	}
 	b.Reset()
 	g.Close()
-	if b.String() != "\x1b[2A\r\x1b[J" {
+	if b.String() != "\x1b[3A\r\x1b[J" {
 		t.Errorf("Close wrote %q", b.String())
 	}
 }

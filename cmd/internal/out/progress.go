@@ -6,12 +6,19 @@ import (
 	"strings"
 	"time"
 
-	"drover/hypervisor"
 	"drover/precopy"
 )
 
-// plainEvery is how often a progress that is no terminal gets a line while the phase stays.
-const plainEvery = 5 * time.Second
+// A progress that is no terminal gets lines while the phase stays: often at first, then more and more
+// seldom, so that an hour's migration does not fill a log.
+const (
+	plainFirst = time.Second
+	plainLast  = 15 * time.Second
+)
+
+// firstPass is the share of the bar for the first pass over memory, the only part whose length is
+// known beforehand.
+const firstPass = 0.8
 
 // Progress shows one migration as it goes: a bar that is redrawn on a terminal, lines elsewhere. The
 // share shown never falls and reaches 100 % only with the phase done. It is for one goroutine.
@@ -20,10 +27,12 @@ type Progress struct {
 	width  int
 	redraw bool
 	share  float64
+	round  int
 	drawn  int // lines on the terminal to go over
 	phase  precopy.Phase
-	why    string
+	text   string
 	last   time.Time
+	began  time.Time
 }
 
 // NewProgress returns a progress that writes to w.
@@ -34,25 +43,35 @@ func NewProgress(w io.Writer) *Progress {
 
 // Show draws the state as of now. p is nil while there is none.
 func (g *Progress) Show(now time.Time, m precopy.Migration, p *precopy.Progress) {
+	if m.Phase.Final() {
+		p = nil // of a moment before
+	}
 	g.advance(m, p)
-	line := g.line(now, m, p)
-	why := reason(m, p)
 	if g.redraw {
-		g.draw(line, why)
+		g.draw(now, m, p)
 		return
 	}
-	if m.Phase == g.phase && why == g.why && now.Sub(g.last) < plainEvery {
+	if g.began.IsZero() {
+		g.began = now
+	}
+	every := min(max(now.Sub(g.began)/10, plainFirst), plainLast)
+	if m.Phase == g.phase && now.Sub(g.last) < every {
 		return
 	}
-	// A reason that changes with every sample (it holds numbers) would make a line each time.
-	if m.Phase == g.phase && now.Sub(g.last) < time.Second {
-		return
+	text := fmt.Sprintf("%-9s %3d %%", m.Phase, g.percent())
+	for _, part := range append([]string{elapsed(now, m, p), eta(p)}, numbers(p)...) {
+		if part != "" {
+			text += "  " + part
+		}
 	}
-	g.phase, g.why, g.last = m.Phase, why, now
-	if why != "" {
-		line += ": " + why
+	if why := reason(m, p); why != "" {
+		text += ": " + why
 	}
-	fmt.Fprintln(g.w, line)
+	if m.Phase == g.phase && text == g.text {
+		return // no newer numbers yet
+	}
+	g.phase, g.text, g.last = m.Phase, text, now
+	fmt.Fprintln(g.w, text)
 }
 
 // Close clears the bar from a terminal.
@@ -63,33 +82,51 @@ func (g *Progress) Close() {
 	}
 }
 
-// advance moves the share forward, never back: what is still to send grows whenever the guest
-// dirties memory faster than it is sent.
+func (g *Progress) percent() int { return int(g.share * 100) }
+
+// advance moves the share forward, never back. The first pass counts by what it has gone over. After
+// it nobody knows how many passes follow: what counts is how near the rest of each new pass comes to
+// what fits into the pause, so that a migration that does not converge stands still instead of
+// creeping up to 99 %.
 func (g *Progress) advance(m precopy.Migration, p *precopy.Progress) {
-	if m.Phase == precopy.Done {
+	switch {
+	case m.Phase == precopy.Done:
 		g.share = 1
-		return
+	case p == nil || p.Total <= 0:
+	case p.Round <= 1:
+		g.raise(firstPass * (1 - float64(p.Remaining)/float64(p.Total)))
+	case p.Round > g.round:
+		// Within a pass the rest falls by itself; only its start says anything.
+		g.round = p.Round
+		fits := p.Downtime.Seconds() * float64(p.Rate)
+		g.raise(firstPass + (0.99-firstPass)*fits/max(float64(p.Remaining), 1))
 	}
-	if p == nil || p.Processed <= 0 {
-		return
-	}
-	rest := p.Remaining
-	if p.ETA > 0 && p.Rate > 0 {
-		rest = max(rest, hypervisor.Bytes(p.ETA.Seconds()*float64(p.Rate)))
-	}
-	rest = max(rest, 0)
-	share := float64(p.Processed) / (float64(p.Processed) + float64(rest))
-	g.share = max(g.share, min(share, 0.99))
 }
 
-func (g *Progress) line(now time.Time, m precopy.Migration, p *precopy.Progress) string {
-	if p == nil || m.Phase.Final() {
-		return fmt.Sprintf("%-9s %3d %%  %s", m.Phase, int(g.share*100), Span(now.Sub(m.Created)))
+func (g *Progress) raise(share float64) { g.share = max(g.share, min(share, 0.99)) }
+
+func elapsed(now time.Time, m precopy.Migration, p *precopy.Progress) string {
+	if p == nil {
+		return Span(now.Sub(m.Created))
 	}
-	parts := []string{
-		fmt.Sprintf("%-9s %3d %%", m.Phase, int(g.share*100)),
-		Span(p.Elapsed), p.Processed.String(), p.Rate.String(),
+	return Span(p.Elapsed)
+}
+
+func eta(p *precopy.Progress) string {
+	switch {
+	case p == nil || p.ETA == 0:
+		return ""
+	case p.ETA < 0:
+		return "no end in sight yet"
 	}
+	return "ETA " + Span(p.ETA)
+}
+
+func numbers(p *precopy.Progress) []string {
+	if p == nil {
+		return nil
+	}
+	parts := []string{p.Processed.String(), p.Rate.String()}
 	if p.Round > 0 {
 		parts = append(parts, fmt.Sprintf("round %d", p.Round))
 	}
@@ -99,37 +136,37 @@ func (g *Progress) line(now time.Time, m precopy.Migration, p *precopy.Progress)
 	if p.Throttle > 0 {
 		parts = append(parts, fmt.Sprintf("throttled %d %%", p.Throttle))
 	}
-	switch {
-	case p.ETA < 0:
-		parts = append(parts, "no end in sight yet")
-	case p.ETA > 0:
-		parts = append(parts, "ETA "+Span(p.ETA))
-	}
-	return strings.Join(parts, "  ")
+	return parts
 }
 
+// reason is why the migration stands where it stands, and what makes it slow.
 func reason(m precopy.Migration, p *precopy.Progress) string {
 	switch {
 	case m.Cancel != nil && !m.Phase.Final():
 		return Clean("cancel requested by " + m.Cancel.By)
-	case p != nil && p.Why != "" && !m.Phase.Final():
+	case p != nil && p.Why != "":
 		return Clean(p.Why)
 	}
 	return Clean(m.Reason)
 }
 
-func (g *Progress) draw(line, why string) {
+func (g *Progress) draw(now time.Time, m precopy.Migration, p *precopy.Progress) {
 	const bar = 24
 	filled := int(g.share * bar)
-	text := "[" + strings.Repeat("#", filled) + strings.Repeat("-", bar-filled) + "] " + line
-	g.Close()
-	// One column less than there is: a full last column wraps on some terminals.
-	fmt.Fprintln(g.w, Shorten(text, g.width-1))
-	g.drawn = 1
-	if why != "" {
-		fmt.Fprintln(g.w, "  "+Shorten(why, g.width-3))
-		g.drawn = 2
+	lines := []string{fmt.Sprintf("[%s%s] %3d %%  %s  %s  %s", strings.Repeat("#", filled), strings.Repeat("-", bar-filled),
+		g.percent(), m.Phase, elapsed(now, m, p), eta(p))}
+	if p != nil {
+		lines = append(lines, "  "+strings.Join(numbers(p), "  "))
 	}
+	if why := reason(m, p); why != "" {
+		lines = append(lines, "  "+why)
+	}
+	g.Close()
+	for _, line := range lines {
+		// One column less than there is: a full last column wraps on some terminals.
+		fmt.Fprintln(g.w, Shorten(strings.TrimRight(line, " "), g.width-1))
+	}
+	g.drawn = len(lines)
 }
 
 // Span renders a time span in at most two units: "850 ms", "12 s", "3 min 5 s", "2 h 10 min", "4 d".
