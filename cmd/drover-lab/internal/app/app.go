@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -67,11 +68,12 @@ func Main(args []string) int {
 		return 0
 	case errors.As(err, &code):
 		return int(code)
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "drover-lab:", err)
+	}
+	// One line, also when several things failed.
+	fmt.Fprintln(os.Stderr, "drover-lab:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	if errors.Is(err, errUsage) {
 		return exitUsage
 	}
-	fmt.Fprintln(os.Stderr, "drover-lab:", err)
 	return exitFailed
 }
 
