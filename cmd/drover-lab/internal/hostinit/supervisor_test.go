@@ -55,11 +55,17 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // All of it is one test: the reaper takes every child of the process, so there can be one at a time.
 func TestSupervisor(t *testing.T) {
 	c, dir := serve(t)
-	ctx := t.Context()
-	sh := func(name, script string, restart bool) Daemon {
-		return Daemon{Name: name, Argv: []string{"/bin/sh", "-c", script}, Env: []string{"WORD=hello"}, Restart: restart}
-	}
+	t.Run("once", func(t *testing.T) { testOnce(t, c, dir) })
+	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
+	t.Run("unspawn", func(t *testing.T) { testUnspawn(t, c, dir) })
+}
 
+func sh(name, script string, restart bool) Daemon {
+	return Daemon{Name: name, Argv: []string{"/bin/sh", "-c", script}, Env: []string{"WORD=hello"}, Restart: restart}
+}
+
+func testOnce(t *testing.T, c *Client, dir string) {
+	ctx := t.Context()
 	if err := c.Spawn(ctx, sh("once", "echo $WORD; echo err >&2; exit 3", false)); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +76,10 @@ func TestSupervisor(t *testing.T) {
 	if err := c.Signal(ctx, "once", syscall.SIGTERM); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("signal to a daemon that ended: got %v, want ErrNotRunning", err)
 	}
+}
 
+func testRestart(t *testing.T, c *Client) {
+	ctx := t.Context()
 	if err := c.Spawn(ctx, sh("keep", "exec sleep 100", true)); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +106,10 @@ func TestSupervisor(t *testing.T) {
 	if d := time.Since(asked); d > restartDelay/2 {
 		t.Errorf("an asked-for restart took %v: it must not wait", d)
 	}
+}
 
+func testUnspawn(t *testing.T, c *Client, dir string) {
+	ctx := t.Context()
 	// A child that the daemon left behind goes with it.
 	if err := c.Spawn(ctx, sh("parent", "sleep 100 & echo $!; wait", false)); err != nil {
 		t.Fatal(err)
