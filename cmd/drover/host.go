@@ -73,7 +73,7 @@ const (
 	hostProblem  = "problem"  // its libvirt does not answer
 )
 
-func viewHost(s *fleet.Snapshot, h *fleet.Host) hostView {
+func viewHost(x index, h *fleet.Host) hostView {
 	v := hostView{
 		Name: h.Name, Cordons: h.Record.Cordons, Labels: h.Record.Labels, Capacity: h.Capacity(),
 	}
@@ -89,7 +89,7 @@ func viewHost(s *fleet.Snapshot, h *fleet.Host) hostView {
 			v.VMs++
 		}
 	}
-	for _, m := range s.Unfinished() {
+	for _, m := range x.unfinished {
 		if m.Phase.Holds() && m.Source == h.Name {
 			v.Outgoing++
 		}
@@ -138,9 +138,9 @@ func listHosts(ctx context.Context, s *session) (any, func() out.Table, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	views := []hostView{}
+	x, views := indexOf(snap), []hostView{}
 	for _, name := range snap.HostNames() {
-		views = append(views, viewHost(snap, snap.Hosts[name]))
+		views = append(views, viewHost(x, snap.Hosts[name]))
 	}
 	return views, func() out.Table {
 		t := out.Table{
@@ -197,7 +197,7 @@ func showHost(ctx context.Context, s *session) (any, func() out.Table, error) {
 		Session *fleet.Session        `json:"session,omitempty"`
 		Facts   *hypervisor.HostFacts `json:"facts,omitempty"`
 		Load    *hypervisor.HostLoad  `json:"load,omitempty"`
-	}{viewHost(snap, h), h.Session, h.Facts, h.Load}
+	}{viewHost(indexOf(snap), h), h.Session, h.Facts, h.Load}
 	return value, func() out.Table { return hostTable(value.hostView, h) }, nil
 }
 

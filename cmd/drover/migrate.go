@@ -228,15 +228,15 @@ func plural(n int, word string) string {
 // whyNot is the one line about a migration that moved nothing.
 func whyNot(m precopy.Migration) string {
 	reason := m.Reason
-	if m.Error != "" && m.Error != reason {
+	// What libvirt says about an abort is only that it was aborted.
+	if m.Phase == precopy.Failed && m.Error != reason {
 		reason = joinNotes(reason, m.Error)
 	}
+	if reason == "" {
+		reason = fmt.Sprintf("%s stays on %s", m.Domain, m.Source)
+	}
 	if m.ReasonCode != "" {
-		reason = fmt.Sprintf("%s [%s]", orDash(reason), m.ReasonCode)
+		reason += " [" + m.ReasonCode + "]"
 	}
-	stays := fmt.Sprintf("%s stays on %s", m.Domain, m.Source)
-	if m.Phase == precopy.Refused {
-		stays = "nothing was changed"
-	}
-	return fmt.Sprintf("migration of %s %s: %s; %s (%s)", m.Domain, m.Phase, out.Clean(orDash(reason)), stays, m.ID)
+	return fmt.Sprintf("migration of %s %s: %s (%s)", m.Domain, m.Phase, out.Clean(reason), m.ID)
 }

@@ -76,6 +76,7 @@ func writeSnapshot(ctx context.Context, s *session) error {
 // planInputOf renders a snapshot as the planner's input and names the hosts that it leaves out. A VM
 // under migration stands once, on its source.
 func planInputOf(snap *fleet.Snapshot) (input planInput, absent []string) {
+	x := indexOf(snap)
 	input = planInput{Hosts: []planHost{}, VMs: []planVM{}}
 	for _, name := range snap.HostNames() {
 		h := snap.Hosts[name]
@@ -92,7 +93,7 @@ func planInputOf(snap *fleet.Snapshot) (input planInput, absent []string) {
 			NetGbit: c.Bandwidth.Mbit() / 1000, Cordoned: len(h.Record.Cordons) > 0, Labels: h.Record.Labels,
 		})
 		for _, d := range h.Domains() {
-			if d.Running() && !arriving(snap, d) {
+			if d.Running() && !x.half(d) {
 				input.VMs = append(input.VMs, planVMOf(d))
 			}
 		}

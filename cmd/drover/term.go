@@ -156,13 +156,14 @@ func fleetRows(s *fleet.Snapshot) []serve.Row {
 	if s == nil {
 		return nil
 	}
+	x := indexOf(s)
 	var rows []serve.Row
 	for _, name := range s.HostNames() {
-		v := viewHost(s, s.Hosts[name])
+		v := viewHost(x, s.Hosts[name])
 		rows = append(rows, serve.Row{Name: name, Value: joinNotes(v.State, v.Note,
 			fmt.Sprintf("%d VMs, CPU %s, memory %s", v.VMs, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory)))})
 	}
-	for _, m := range s.Unfinished() {
+	for _, m := range x.unfinished {
 		rows = append(rows, serve.Row{Name: "migration of " + m.Domain, Value: fmt.Sprintf("%s -> %s, %s: %s", m.Source, m.Target, m.Phase, m.Reason)})
 	}
 	return rows

@@ -125,6 +125,31 @@ func TestFindVM(t *testing.T) {
 	}
 }
 
+// What an aborted migration leaves on the target for a moment is not a second VM; two that run are.
+func TestFindVMLeftOver(t *testing.T) {
+	web := testDomain("web", "uuid-web")
+	snap := testSnapshot(testHost("kvm1", web), testHost("kvm2", web))
+	if _, err := findVM(snap, "web"); err == nil || !strings.Contains(err.Error(), "more than one VM") {
+		t.Errorf("err %v, want both hosts named", err)
+	}
+	snap.Hosts["kvm2"].Load.Domains[0].State = hypervisor.StatePaused
+	if d, err := findVM(snap, "web"); err != nil || d.Host.Name != "kvm1" {
+		t.Errorf("web is on %v, err %v; want kvm1", d.Host, err)
+	}
+}
+
+// While control passes the source's guest is stopped and the target's may run: it is still one VM, the
+// source's.
+func TestFindVMSwitching(t *testing.T) {
+	web := testDomain("web", "uuid-web")
+	snap := testSnapshot(testHost("kvm1", web), testHost("kvm2", web))
+	snap.Hosts["kvm1"].Load.Domains[0].State = hypervisor.StatePaused
+	migrating(snap, "m1", "web", "kvm1", "kvm2", precopy.Switching)
+	if d, err := findVM(snap, "web"); err != nil || d.Host.Name != "kvm1" {
+		t.Errorf("web is on %v, err %v; want kvm1", d.Host, err)
+	}
+}
+
 func TestHostState(t *testing.T) {
 	tests := []struct {
 		name        string
@@ -170,10 +195,14 @@ func TestEndTexts(t *testing.T) {
 		}, "web moved from kvm1 to kvm2 in 1.0 s: 0 B sent, pause not known, 1 round; statistics were lost"},
 		{"failed", func(m *precopy.Migration) {
 			m.Phase, m.Reason, m.ReasonCode, m.Error = precopy.Failed, "the target died", "target-lost", "libvirt: oh\nno"
-		}, "migration of web failed: the target died; libvirt: oh no [target-lost]; web stays on kvm1 (id)"},
+		}, "migration of web failed: the target died; libvirt: oh no [target-lost] (id)"},
+		{"aborted", func(m *precopy.Migration) {
+			m.Phase, m.Reason, m.ReasonCode, m.Error = precopy.Aborted, "cancelled by ada", "cancelled", "libvirt: aborted"
+		}, "migration of web aborted: cancelled by ada [cancelled] (id)"},
+		{"no reason given", func(m *precopy.Migration) { m.Phase = precopy.Failed }, "migration of web failed: web stays on kvm1 (id)"},
 		{"refused", func(m *precopy.Migration) {
 			m.Phase, m.Reason, m.ReasonCode = precopy.Refused, "no room", "memory"
-		}, "migration of web refused: no room [memory]; nothing was changed (id)"},
+		}, "migration of web refused: no room [memory] (id)"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

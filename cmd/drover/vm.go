@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -48,7 +49,7 @@ type vmView struct {
 	Blockers  []hypervisor.Blocker      `json:"blockers,omitempty"`
 }
 
-func viewVM(s *fleet.Snapshot, d fleet.Domain) vmView {
+func viewVM(x index, d fleet.Domain) vmView {
 	v := vmView{
 		Name: d.Facts.Name, UUID: d.Facts.ID, Host: d.Host.Name, State: d.Load.State,
 		VCPUs: d.Facts.VCPUs, Memory: d.Facts.Memory, CPU: d.Load.CPU,
@@ -57,15 +58,12 @@ func viewVM(s *fleet.Snapshot, d fleet.Domain) vmView {
 	if d.Load.Dirty != nil {
 		v.DirtyRate = d.Load.Dirty.Rate
 	}
-	for _, m := range s.Unfinished() {
-		switch {
-		case m.UUID != d.Facts.ID:
-		case m.Source == d.Host.Name && m.Target == "":
-			v.Migration = string(m.Phase)
-		case m.Source == d.Host.Name:
-			v.Migration = fmt.Sprintf("to %s, %s", m.Target, m.Phase)
-		case m.Target == d.Host.Name:
+	if m, ok := x.moving[d.Facts.ID]; ok {
+		switch d.Host.Name {
+		case m.Target:
 			v.Migration = fmt.Sprintf("from %s, %s", m.Source, m.Phase)
+		case m.Source:
+			v.Migration = fmt.Sprintf("to %s, %s", orDash(m.Target), m.Phase)
 		}
 	}
 	return v
@@ -82,10 +80,10 @@ func listVMs(ctx context.Context, s *session) (any, func() out.Table, error) {
 			return nil, nil, err
 		}
 	}
-	views := []vmView{}
+	x, views := indexOf(snap), []vmView{}
 	for _, d := range snap.Domains() {
 		if host == "" || d.Host.Name == host {
-			views = append(views, viewVM(snap, d))
+			views = append(views, viewVM(x, d))
 		}
 	}
 	return views, func() out.Table {
@@ -118,7 +116,7 @@ func showVM(ctx context.Context, s *session) (any, func() out.Table, error) {
 		vmView
 		Facts hypervisor.DomainFacts `json:"facts"`
 		Load  hypervisor.DomainLoad  `json:"load"`
-	}{viewVM(snap, d), d.Facts, d.Load}
+	}{viewVM(indexOf(snap), d), d.Facts, d.Load}
 	return value, func() out.Table { return vmTable(value.vmView, d) }, nil
 }
 
@@ -175,7 +173,8 @@ func blockerText(b hypervisor.Blocker) string {
 
 // findVM resolves what a person typed to the one VM that is meant.
 func findVM(snap *fleet.Snapshot, word string) (fleet.Domain, error) {
-	found := withoutArrivals(snap, snap.FindVM(word))
+	x := indexOf(snap)
+	found := slices.DeleteFunc(snap.FindVM(word), x.half)
 	switch len(found) {
 	case 1:
 		return found[0], nil
@@ -187,28 +186,4 @@ func findVM(snap *fleet.Snapshot, word string) (fleet.Domain, error) {
 		names = append(names, fmt.Sprintf("%s/%s (%s)", d.Host.Name, d.Facts.Name, d.Facts.ID))
 	}
 	return fleet.Domain{}, fmt.Errorf("%q means more than one VM: say which of %s", word, strings.Join(names, ", "))
-}
-
-// withoutArrivals drops what a VM under migration shows on its target: it is still the source's.
-func withoutArrivals(snap *fleet.Snapshot, found []fleet.Domain) []fleet.Domain {
-	var out []fleet.Domain
-	for _, d := range found {
-		if !arriving(snap, d) {
-			out = append(out, d)
-		}
-	}
-	if len(out) == 0 {
-		return found
-	}
-	return out
-}
-
-// arriving reports whether the domain is on its host only because a migration is bringing it there.
-func arriving(snap *fleet.Snapshot, d fleet.Domain) bool {
-	for _, m := range snap.Unfinished() {
-		if m.UUID == d.Facts.ID && m.Target == d.Host.Name && m.Phase.Started() {
-			return true
-		}
-	}
-	return false
 }
