@@ -6,9 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"drover/hypervisor"
 )
@@ -126,5 +131,54 @@ func TestWorthDefrag(t *testing.T) {
 		if got := worthDefrag(c.file, c.used); got != c.want {
 			t.Errorf("file %s, used %s: %v, want %v", c.file, c.used, got, c.want)
 		}
+	}
+}
+
+// TestFatal: what would make etcd end the process comes out as an error instead.
+func TestFatal(t *testing.T) {
+	s := start(t, insecure(t.TempDir()))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.etcd.GetLogger().Fatal("failed to save", zap.Error(syscall.ENOSPC))
+	}()
+	select {
+	case err := <-s.Err():
+		if !errors.Is(err, ErrFatal) || !errors.Is(err, ErrDiskFull) || !strings.Contains(err.Error(), "failed to save") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("no error")
+	}
+	<-ended
+}
+
+// TestMakeRoom fills the store with history until it takes no more writes, and has it help itself.
+func TestMakeRoom(t *testing.T) {
+	cfg := insecure(t.TempDir())
+	cfg.Quota = 8 * hypervisor.MiB
+	s := start(t, cfg)
+	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	value := strings.Repeat("x", 500<<10)
+	for n := 0; err == nil; n++ {
+		if n > 100 {
+			t.Fatal("the quota is not kept")
+		}
+		_, err = c.Put(t.Context(), "/a", value)
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) || !s.full() {
+		t.Fatalf("got %v, full is %v", err, s.full())
+	}
+	s.makeRoom()
+	if s.full() {
+		file, used := s.Size()
+		t.Fatalf("still full: file %s, used %s", file, used)
+	}
+	if _, err := c.Put(t.Context(), "/a", value); err != nil {
+		t.Errorf("write after making room: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -158,8 +159,8 @@ func explainTLS(err error, cfg *tls.Config) error {
 		return fmt.Errorf("the store's certificate is for another name: %w", err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Errorf("the store's certificate is out of date (or this host's clock is wrong): %w", err)
-	case errors.As(err, &header):
-		return errors.New("does not speak TLS (a plain-text store needs http:// and --insecure)")
+	case errors.As(err, &header), errors.Is(err, io.EOF):
+		return errors.New("does not speak TLS, it seems (a plain-text store needs http:// and --insecure)")
 	case errors.As(err, &alert), isRemoteAlert(err):
 		if cfg.GetClientCertificate == nil {
 			return fmt.Errorf("the store wants a client certificate and none was given: %w", err)

@@ -292,3 +292,23 @@ func TestLostAnswer(t *testing.T) {
 		t.Error("no write was ever in doubt, though its context ended on the way")
 	}
 }
+
+// TestDeadMember: one member of several that is gone is not noticed.
+func TestDeadMember(t *testing.T) {
+	server := startServer(t, embed.Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := "http://" + l.Addr().String()
+	_ = l.Close()
+	c := open(t, plain(dead, server.Endpoints()[0]))
+	for range 20 {
+		if err := c.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.Txn(t.Context(), nil, []kv.Op{kv.Put("/a", nil)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
