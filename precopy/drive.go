@@ -22,6 +22,8 @@ const (
 	// freshFor is how old the written "preparing" may be when libvirt is called; the lease that it
 	// was written under lives longer.
 	freshFor = 2 * time.Second
+	// disksLimit is how long the target may take to make the files for a storage copy.
+	disksLimit = 30 * time.Second
 	// inspectLimit and flagLimit bound calls to libvirt before the start.
 	inspectLimit = 30 * time.Second
 	flagLimit    = 15 * time.Second
@@ -248,6 +250,12 @@ type stepUp struct {
 // that somebody else has taken is left alone, and false returned.
 func (d *drive) step(ctx context.Context, up stepUp) bool {
 	for tries := 0; ctx.Err() == nil; tries++ {
+		if tries > 0 && up.written(d.rec.current().Migration) {
+			return true
+		}
+		if !d.stillOurs(ctx, up.from) {
+			return false
+		}
 		if tries > 0 && (d.abandonedBefore(ctx) || up.from != Preparing && d.expired(ctx)) {
 			return false
 		}
@@ -256,23 +264,10 @@ func (d *drive) step(ctx context.Context, up stepUp) bool {
 		case err == nil:
 			return true
 		case errors.Is(err, ErrConflict):
-			fresh, ok := d.reread(ctx)
-			switch {
-			case !ok:
-				if m := d.rec.current(); m.Started != nil {
-					d.settledElsewhere(ctx)
-				}
+			if !d.reread(ctx) {
 				return false
-			case up.written(fresh.Migration):
-				return true
-			case fresh.Phase == up.from && (up.from == Queued || fresh.Agent == d.w.Instance):
-				continue // changed, but still ours: a cancel request, most likely
-			case fresh.Phase == Unknown && fresh.Agent == d.w.Instance:
-				// The leader gave this agent up. It has called nothing, and that can be shown.
-				d.adopt(ctx)
 			}
-			d.log.Warn("order not carried out: somebody else has the record", "phase", fresh.Phase, "agent", fresh.Agent)
-			return false
+			continue // a cancel request, most likely
 		case errors.Is(err, ErrFenced):
 			d.log.Warn("waiting: the agent's lease is lost")
 		default:
@@ -285,8 +280,27 @@ func (d *drive) step(ctx context.Context, up stepUp) bool {
 	return false
 }
 
-// reread takes over the store's record after a conflict; false when it is over or gone.
-func (d *drive) reread(ctx context.Context) (Stored, bool) {
+// stillOurs reports whether the record stands where this agent brought it, as far as is known here.
+// If not, what there is to do about it has been done.
+func (d *drive) stillOurs(ctx context.Context, from Phase) bool {
+	m := d.rec.current()
+	mine := m.Agent == d.w.Instance
+	switch {
+	case m.Phase == from && (mine || from == Queued):
+		return true
+	case m.Phase.Final() && m.Started != nil && mine:
+		d.settledElsewhere(ctx)
+	case m.Phase == Unknown && mine:
+		// The leader gave this agent up. It has called nothing, and that can be shown.
+		d.adopt(ctx)
+	default:
+		d.log.Warn("order not carried out: somebody else has the record", "phase", m.Phase, "agent", m.Agent)
+	}
+	return false
+}
+
+// reread takes over the store's record after a conflict; false when it is gone.
+func (d *drive) reread(ctx context.Context) bool {
 	var fresh Stored
 	err := retry(ctx, func() error {
 		var err error
@@ -296,10 +310,10 @@ func (d *drive) reread(ctx context.Context) (Stored, bool) {
 		return err
 	})
 	if err != nil || fresh.ID == "" {
-		return Stored{}, false
+		return false
 	}
 	d.rec.told(fresh)
-	return fresh, !fresh.Phase.Final()
+	return true
 }
 
 // abandonedBefore ends a migration whose cancel came before libvirt was called.
@@ -334,7 +348,9 @@ func (d *drive) makeDisks(ctx context.Context, seen hypervisor.Inspection) ([]st
 		return nil, true
 	}
 	q := Question{Kind: AskCreateDisks, Domain: d.domain, Migration: m.ID, Disks: disks}
-	a, err := d.w.Queue.Ask(ctx, m.Target, q)
+	actx, cancel := context.WithTimeout(ctx, disksLimit)
+	a, err := d.w.Queue.Ask(actx, m.Target, q)
+	cancel()
 	if err == nil && a.Error != "" {
 		err = errors.New(a.Error)
 	}

@@ -112,6 +112,14 @@ func (s *memStore) get(id string) Stored {
 	return rec
 }
 
+// settled reports whether the record is final, and the target has taken the autostart flag over.
+func (s *memStore) settled(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec := s.records[id]
+	return rec.Phase.Final() && (rec.Phase != Done || !rec.Autostart || rec.AutostartSet)
+}
+
 func (s *memStore) goAway() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

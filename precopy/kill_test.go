@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -44,12 +45,12 @@ func stories() []story {
 		{name: "gives-up", setting: stubborn},
 		{name: "cancelled", setting: plain, during: cancelAfter(700 * time.Millisecond)},
 		{name: "cancelled-early", setting: plain, during: cancelAfter(4 * time.Millisecond)},
-		{name: "connection-lost", setting: plain, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 20 * time.Second})},
+		{name: "connection-lost", setting: plain, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 8 * time.Second})},
 		{name: "daemon-restart", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 5 * time.Second})},
 		{name: "daemon-restart-finish", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtFinish, For: 5 * time.Second})},
-		{name: "target-dies", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: time.Minute})},
-		{name: "target-dies-switchover", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtSwitchover, For: time.Minute})},
-		{name: "target-dies-finish", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtFinish, For: time.Minute})},
+		{name: "target-dies", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 12 * time.Second})},
+		{name: "target-dies-switchover", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtSwitchover, For: 12 * time.Second})},
+		{name: "target-dies-finish", setting: plain, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtFinish, For: 12 * time.Second})},
 		{name: "finish-lost", setting: plain, faults: with(sim.Fault{Kind: sim.FinishLost, Moment: sim.AtCopy}), doubled: true},
 		{name: "aborted-outside", setting: plain, faults: with(sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtCopy, After: 500 * time.Millisecond})},
 		{name: "aborted-at-switchover", setting: plain, faults: with(sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtSwitchover})},
@@ -63,8 +64,8 @@ func stories() []story {
 			name: "resume-fails", setting: plain,
 			faults: with(sim.Fault{Kind: sim.ResumeFails, Moment: sim.AtCall}, sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtSwitchover}),
 		},
-		{name: "monitor-hangs", setting: plain, faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 40 * time.Second})},
-		{name: "monitor-hangs-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 40 * time.Second})},
+		{name: "monitor-hangs", setting: plain, faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
+		{name: "monitor-hangs-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
 	}
 }
 
@@ -89,8 +90,12 @@ func (s story) begin(w *world, k kill) {
 // it, then settled by hand.
 func (s story) finish(w *world) Stored {
 	w.t.Helper()
-	rec := w.awaitFinal(s.patience())
+	if s.doubled {
+		time.Sleep(20 * time.Second)
+	}
+	var rec Stored
 	if s.doubled && len(w.fleet.RunningOn(vm)) == 2 {
+		rec = w.store.get(w.id)
 		if rec.Phase != Unknown {
 			w.report([]string{fmt.Sprintf("the guest runs twice and the record says %s: %s", rec.Phase, rec.Reason)})
 		}
@@ -98,8 +103,8 @@ func (s story) finish(w *world) Stored {
 		if err := w.dst.host.Undefine(w.t.Context(), vm); err != nil {
 			w.t.Error(err)
 		}
-		rec = w.awaitFinal(patience)
 	}
+	rec = w.awaitFinal(s.patience())
 	w.report(w.problems(s.setting.domain.Autostart))
 	return rec
 }
@@ -127,12 +132,15 @@ func (s story) calls(t *testing.T) int {
 	return n
 }
 
-// points are the calls at which a story is interrupted: all of the first and of the last, and some
-// of the polls between, which are alike.
+// exhaustive tries every call instead of a choice: some minutes, for after a change of the worker.
+var exhaustive = flag.Bool("exhaustive", false, "interrupt at every call")
+
+// points are the calls at which a story is interrupted: the first and the last, where all the steps
+// are, and some of the polls between, which are alike.
 func points(calls int) []int {
 	var out []int
 	for n := 1; n <= calls; n++ {
-		if n <= 24 || n > calls-24 || n%11 == 0 {
+		if *exhaustive || n <= 9 || n > calls-10 || n%29 == 0 {
 			out = append(out, n)
 		}
 	}
