@@ -125,13 +125,13 @@ func actor(c *cli.Context) string {
 	return name + "@" + host
 }
 
-// snapshot reads the fleet as it is, see settle.
+// snapshot reads the fleet as it is: a move that is done counts before the next report says so.
 func (s *session) snapshot(ctx context.Context) (*fleet.Snapshot, error) {
 	snap, err := s.ReadSnapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return settle(snap), nil
+	return fleet.Settle(snap), nil
 }
 
 // answer writes value to stdout as --output wants.

@@ -173,7 +173,7 @@ func fleetRows(s *fleet.Snapshot) []serve.Row {
 type settled struct{ *store.View }
 
 // Snapshot implements scheduler.State.
-func (v settled) Snapshot() *fleet.Snapshot { return settle(v.View.Snapshot()) }
+func (v settled) Snapshot() *fleet.Snapshot { return fleet.Settle(v.View.Snapshot()) }
 
 // orders writes as the leader: every write carries the term's fence.
 type orders struct {

@@ -247,7 +247,7 @@ func TestSettleThereAndBack(t *testing.T) {
 	}
 	done("m1", "kvm1", "kvm2", 30)
 	done("m2", "kvm2", "kvm1", 40)
-	got := settle(snap)
+	got := fleet.Settle(snap)
 	if d, err := findVM(got, "web"); err != nil || d.Host.Name != "kvm1" || !d.Running() {
 		t.Errorf("web is on %v, err %v; want it running on kvm1", d.Host, err)
 	}
@@ -256,7 +256,7 @@ func TestSettleThereAndBack(t *testing.T) {
 	}
 	// A move newer than the source's reports counts.
 	done("m3", "kvm1", "kvm2", 60)
-	if d, err := findVM(settle(snap), "web"); err != nil || d.Host.Name != "kvm2" || !d.Running() {
+	if d, err := findVM(fleet.Settle(snap), "web"); err != nil || d.Host.Name != "kvm2" || !d.Running() {
 		t.Errorf("web is on %v, err %v; want it running on kvm2", d.Host, err)
 	}
 }

@@ -44,16 +44,42 @@ func TestSettle(t *testing.T) {
 		migrations []precopy.Stored
 		want       map[string][]string
 	}{
-		{"reports older than the move", []*Host{testHost("h1", 5, "a", "b"), testHost("h2", 5)},
-			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)}, map[string][]string{"h1": {"b"}, "h2": {"a"}}},
-		{"reports newer than the move", []*Host{testHost("h1", 10, "a", "b"), testHost("h2", 10)},
-			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)}, map[string][]string{"h1": {"a", "b"}}},
-		{"there and back", []*Host{testHost("h1", 5, "a"), testHost("h2", 5)},
-			[]precopy.Stored{done("m2", "a", "h2", "h1", 12), done("m1", "a", "h1", "h2", 9)}, map[string][]string{"h1": {"a"}}},
-		{"the target has reported it already", []*Host{testHost("h1", 5, "a"), testHost("h2", 11, "a")},
-			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)}, map[string][]string{"h2": {"a"}}},
-		{"a host without reports", []*Host{testHost("h1", 5, "a"), {Name: "h2"}},
-			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)}, map[string][]string{"h1": {"a"}}},
+		{
+			"reports older than the move",
+			[]*Host{testHost("h1", 5, "a", "b"), testHost("h2", 5)},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"b"}, "h2": {"a"}},
+		},
+		{
+			"reports newer than the move",
+			[]*Host{testHost("h1", 10, "a", "b"), testHost("h2", 10)},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"a", "b"}},
+		},
+		{
+			"there and back",
+			[]*Host{testHost("h1", 5, "a"), testHost("h2", 5)},
+			[]precopy.Stored{done("m2", "a", "h2", "h1", 12), done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"a"}},
+		},
+		{
+			"back again, and the facts are those of before",
+			[]*Host{testHost("h1", 5, "a"), testHost("h2", 20)},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9), done("m2", "a", "h2", "h1", 12)},
+			map[string][]string{"h1": {"a"}},
+		},
+		{
+			"the target has reported it already",
+			[]*Host{testHost("h1", 5, "a"), testHost("h2", 11, "a")},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h2": {"a"}},
+		},
+		{
+			"a host without reports",
+			[]*Host{testHost("h1", 5, "a"), {Name: "h2"}},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"a"}},
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

@@ -11,21 +11,26 @@ import (
 // Settle returns the snapshot with every completed migration applied that is newer, by the store's
 // revisions, than the reports of its hosts: what a person or the planner sees right after a move is
 // the fleet as it is, not as it was last reported. The snapshot itself is not written to.
+//
+// Only a domain's newest migration has a say. A host that a domain left and came back to has the same
+// facts as before, and so no newer report of them than the move away, which would be made again.
 func Settle(s *Snapshot) *Snapshot {
-	var late []precopy.Stored
+	if s == nil {
+		return nil
+	}
+	newest := map[hypervisor.DomainID]precopy.Stored{}
 	for _, m := range s.Migrations {
-		if m.Phase == precopy.Done && s.lags(m.Source, m.Revision) {
-			late = append(late, m)
+		if m.Phase == precopy.Done && m.Revision > newest[m.UUID].Revision {
+			newest[m.UUID] = m
 		}
 	}
-	if len(late) == 0 {
+	maps.DeleteFunc(newest, func(_ hypervisor.DomainID, m precopy.Stored) bool { return !s.lags(m.Source, m.Revision) })
+	if len(newest) == 0 {
 		return s
 	}
-	// A later migration of the same domain has the last word.
-	slices.SortFunc(late, func(a, b precopy.Stored) int { return int(a.Revision - b.Revision) })
 	out := *s
 	out.Hosts = maps.Clone(s.Hosts)
-	for _, m := range late {
+	for _, m := range newest {
 		out.move(m)
 	}
 	return &out
@@ -56,6 +61,9 @@ func (s *Snapshot) move(m precopy.Stored) {
 		dst.Facts.Domains = append(dst.Facts.Domains, facts)
 	}
 	load.Migrating = false
+	if load.State == hypervisor.StatePaused {
+		load.State = hypervisor.StateRunning // sampled during the switchover
+	}
 	dst.Load.Domains = slices.DeleteFunc(dst.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
 	dst.Load.Domains = append(dst.Load.Domains, load)
 	s.Hosts[m.Source], s.Hosts[m.Target] = src, dst
