@@ -43,6 +43,7 @@ type drive struct {
 	back   bool          // its final record came by the watch; guarded by Worker.mu
 
 	tuner    *tune.Controller
+	owed     bool // the tuner's downtime limit could not be set yet
 	switched bool // the vCPUs were stopped for the switchover, at least once
 	last     hypervisor.JobStats
 	progress chan Progress

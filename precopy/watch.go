@@ -64,21 +64,22 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	}
 	dec := d.tuner.Step(stats, time.Now())
 	d.report(stats, dec)
-	switch dec.Action {
-	case tune.SetDowntime:
-		if err := d.w.Migrator.SetDowntime(pctx, d.domain, dec.Limit); err != nil {
-			d.log.Warn("downtime limit not set", "limit", dec.Limit, "err", err)
+	if dec.Action == tune.SetDowntime || d.owed {
+		limit := d.tuner.Limit()
+		err := d.w.Migrator.SetDowntime(pctx, d.domain, limit)
+		if d.owed = err != nil; d.owed {
+			d.log.Warn("downtime limit not set, trying again", "limit", limit, "err", err)
 		} else {
-			d.log.Info("downtime limit set", "limit", dec.Limit, "reason", dec.Reason)
+			d.log.Info("downtime limit set", "limit", limit, "reason", dec.Reason)
 		}
-	case tune.Abort:
+	}
+	if dec.Action == tune.Abort {
 		d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
 		d.rec.change(func(m *Migration) {
 			if !m.Phase.Final() {
 				m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
 			}
 		})
-	case tune.Wait:
 	}
 	return dec.Action
 }

@@ -2,6 +2,7 @@ package tune
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"drover/hypervisor"
@@ -11,8 +12,10 @@ import (
 type Start struct {
 	MaxPause time.Duration // the promised pause
 	Ceiling  time.Duration // never to be exceeded; at least MaxPause
-	Budget   time.Duration // how long the migration may take; 0 computes it from Memory and Bandwidth
-	Memory   hypervisor.Bytes
+	Budget   time.Duration // how long the migration may take; 0 computes it from memory and Bandwidth
+	// Memory is what there is to send; the job's own figure counts where it is larger, as it is all
+	// that an adopting agent has.
+	Memory hypervisor.Bytes
 	// Bandwidth is the cap on the stream.
 	Bandwidth hypervisor.BytesPerSecond
 	// Limit is the downtime limit in force when an attempt is adopted; 0 for a new one.
@@ -52,6 +55,7 @@ type Decision struct {
 
 const (
 	firstLimit = 20 * time.Millisecond
+	leastLimit = time.Millisecond // libvirt's unit; 0 would never be met
 	gain       = 0.96             // a new low must beat the old by 4 %
 	stallAfter = 3 * time.Second  // without a new low, below the promise
 	stallAtMax = 15 * time.Second // without a new low, before leaving the promise, or giving up
@@ -60,29 +64,38 @@ const (
 
 // Controller holds what one migration's readings have shown. It is not safe for concurrent use.
 type Controller struct {
-	start  Start
-	limit  time.Duration
-	budget time.Duration
+	start Start
+	limit time.Duration
 
-	began   time.Time
 	round   int
-	low     hypervisor.Bytes // the lowest rest seen
+	low     hypervisor.Bytes // the least that any round began with
+	lowIn   int              // the round that did
 	lowAt   time.Time
 	highest hypervisor.BytesPerSecond // highest dirty rate seen, for the advice
 }
 
 // New returns a controller for one attempt.
 func New(s Start) *Controller {
+	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, limit: min(firstLimit, s.MaxPause), budget: s.Budget}
+	c := &Controller{start: s, limit: min(firstLimit, s.MaxPause)}
 	if s.Limit > 0 {
 		c.limit = s.Limit
 	}
-	if c.budget <= 0 {
-		// Twelve passes at the cap, and a minute for what is not copying.
-		c.budget = time.Minute + 12*max(s.Bandwidth, 1).Time(s.Memory)
-	}
 	return c
+}
+
+// budget is how long the migration may take: what was ordered, or twelve passes at the cap and a
+// minute for what is not copying.
+func (c *Controller) budget(total hypervisor.Bytes) time.Duration {
+	if c.start.Budget > 0 {
+		return c.start.Budget
+	}
+	pass := c.start.Bandwidth.Time(max(c.start.Memory, total))
+	if pass > math.MaxInt64/24 {
+		return math.MaxInt64 // no bandwidth known: no end in sight either
+	}
+	return time.Minute + 12*pass
 }
 
 // Limit is the downtime limit that should be in force.
@@ -90,23 +103,30 @@ func (c *Controller) Limit() time.Duration { return c.limit }
 
 // Step takes one reading. Call it at every poll; it acts only when the evidence calls for it.
 func (c *Controller) Step(s hypervisor.JobStats, now time.Time) Decision {
-	if c.began.IsZero() {
-		c.began, c.low, c.lowAt = now.Add(-s.Elapsed), s.MemRemaining, now
+	if c.lowAt.IsZero() {
+		c.lowAt = now
 	}
 	c.highest = max(c.highest, s.DirtyRate)
-	if s.Round != c.round {
-		c.round = s.Round
-	}
-	if s.Elapsed > c.budget {
+	if budget := c.budget(s.MemTotal); s.Elapsed > budget && s.MemTotal > 0 {
 		return Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
-			"not done within %s: %s", c.budget.Round(time.Second), c.advice(s))}
+			"not done within %s: %s", budget.Round(time.Second), c.advice(s))}
 	}
 	if s.Round <= 1 || s.MemTotal == 0 {
-		c.low, c.lowAt = s.MemRemaining, now
+		c.lowAt = now
 		return Decision{Reason: Copying, Text: "first pass over memory"}
 	}
-	if float64(s.MemRemaining) < gain*float64(c.low) {
-		c.low, c.lowAt = s.MemRemaining, now
+	if s.Round != c.round {
+		// What a round begins with is what the guest wrote during the one before: the only figure
+		// that tells whether rounds shrink. Within a round the rest always falls to nearly nothing.
+		c.round = s.Round
+		if c.lowIn == 0 || float64(s.MemRemaining) < gain*float64(c.low) {
+			c.low, c.lowIn, c.lowAt = s.MemRemaining, s.Round, now
+		}
+	}
+	if c.lowIn == s.Round {
+		// Whether this round gains shows when the next begins. However long it is, it is progress.
+		c.lowAt = now
+		return Decision{Reason: Copying, Text: "each pass leaves less to send"}
 	}
 	return c.stalled(s, now)
 }
@@ -116,7 +136,7 @@ func (c *Controller) stalled(s hypervisor.JobStats, now time.Time) Decision {
 	switch {
 	case c.limit < c.start.MaxPause:
 		if still < stallAfter {
-			return Decision{Reason: Copying, Text: "each pass leaves less to send"}
+			return Decision{Reason: Copying, Text: "waiting for a pass that leaves less to send"}
 		}
 		return c.raise(now, min(time.Duration(float64(c.limit)*raise), c.start.MaxPause), Stalled)
 	case still < stallAtMax:
