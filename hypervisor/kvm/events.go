@@ -218,6 +218,9 @@ func (h *Host) observe(e hypervisor.Event) {
 	case hypervisor.EventStopped, hypervisor.EventUndefined:
 		h.outgoing.gone(e.Domain)
 		h.facts.forget(e.Domain)
+	case hypervisor.EventSuspended:
+		h.outgoing.suspended(e.Domain)
+	case hypervisor.EventResumed:
 	default:
 		h.facts.forget(e.Domain)
 	}

@@ -39,9 +39,11 @@ func inspect(d *libvirt.Domain, id hypervisor.DomainID, shared func(string) bool
 		return hypervisor.Inspection{}, err
 	}
 	seen := hypervisor.Inspection{Facts: def.facts, Emulator: def.emulator}
-	if seen.Sighting, err = sight(d, id); err != nil {
+	v, err := look(d, id)
+	if err != nil {
 		return seen, err
 	}
+	seen.Sighting = v.Sighting
 	if seen.Sighting.Job == hypervisor.JobNone {
 		if err := sizes(d, seen.Facts.Disks); err != nil {
 			return seen, err

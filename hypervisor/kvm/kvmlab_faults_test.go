@@ -98,3 +98,70 @@ func testForeignMigration(t *testing.T) {
 	})
 	wantMigrating(t, from, id, false)
 }
+
+func testNetworkCut(t *testing.T) {
+	from, to, id := pair(t)
+	spec := to.spec(id)
+	spec.Bandwidth = 1 << 20
+	done := make(chan error, 1)
+	go func() { done <- from.Migrate(within(t, 3*time.Minute), spec) }()
+	copying(t, from, id)
+	labTool(t, "cut", to.name)
+	healed := false
+	heal := func() {
+		if !healed {
+			labTool(t, "heal", to.name)
+			healed = true
+		}
+	}
+	t.Cleanup(heal)
+	begun := time.Now()
+	// The source's libvirtd misses the target's after 30 s; until then everything must stay usable.
+	if _, err := from.JobStats(t.Context(), id); err != nil {
+		t.Errorf("JobStats while the link is down: %v", err)
+	}
+	wantMigrating(t, from, id, true)
+	err := <-done
+	t.Logf("answered %s after the cut: %v", time.Since(begun).Round(time.Second), err)
+	wantClass(t, err, hypervisor.ClassFailed)
+	s, err := from.Sight(t.Context(), id)
+	if err != nil || s.State != hypervisor.StateRunning || s.Job != hypervisor.JobNone {
+		t.Errorf("source afterwards: %+v, %v", s, err)
+	}
+	heal()
+	eventually(t, "the target has let go", func() bool {
+		s, err := to.Sight(t.Context(), id)
+		return err == nil && s.State == hypervisor.StateAbsent
+	})
+}
+
+// Whenever the target's libvirtd dies in the middle of switchover, the class must not say more than
+// is true: a failure only if the guest does not run on the target.
+func testTargetDiesAtSwitchover(t *testing.T) {
+	from, to, id := pair(t)
+	events := from.Events()
+	done := make(chan error, 1)
+	go func() { done <- from.Migrate(within(t, 2*time.Minute), to.spec(id)) }()
+	for e := range events {
+		if e.Domain == id && e.Kind == hypervisor.EventSuspended {
+			labTool(t, "signal", to.name, "libvirtd", "KILL")
+			break
+		}
+	}
+	err := <-done
+	class := hypervisor.ClassOf(err)
+	var here, there hypervisor.Sighting
+	eventually(t, "both hosts answer", func() bool {
+		var herr, terr error
+		here, herr = from.Sight(t.Context(), id)
+		there, terr = to.Sight(t.Context(), id)
+		return herr == nil && terr == nil && here.Job == hypervisor.JobNone
+	})
+	t.Logf("class %q, source %s (%s), target %s (%s): %v", class, here.State, here.Reason, there.State, there.Reason, err)
+	switch {
+	case err == nil && (here.Active() || there.State != hypervisor.StateRunning):
+		t.Error("success was reported of a guest that is not on the target alone")
+	case err != nil && class != hypervisor.ClassUnknownOutcome && (there.Active() || here.State != hypervisor.StateRunning):
+		t.Error("a failure was reported of a guest that is not on the source alone")
+	}
+}

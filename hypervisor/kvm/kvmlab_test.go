@@ -67,7 +67,9 @@ func TestLab(t *testing.T) {
 	t.Run("strategies", testStrategies)
 	t.Run("source's libvirtd dies", testSourceDaemonDies)
 	t.Run("target's libvirtd dies", testTargetDaemonDies)
+	t.Run("target's libvirtd dies at switchover", testTargetDiesAtSwitchover)
 	t.Run("another's migration", testForeignMigration)
+	t.Run("network cut", testNetworkCut)
 }
 
 // machine is one of the lab's hosts.

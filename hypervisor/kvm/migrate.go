@@ -23,7 +23,9 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	if err != nil {
 		return err
 	}
-	before, err := h.Sight(ctx, spec.Domain)
+	watch := h.outgoing.watch(spec.Domain)
+	defer h.outgoing.unwatch(watch)
+	before, err := h.vantage(ctx, spec.Domain, slowLimit)
 	if err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	if errors.As(err, &lost) && ctx.Err() != nil && errors.Is(lost.Err, ctx.Err()) {
 		return err
 	}
-	return h.settle(ctx, before, err)
+	return h.settle(ctx, watch, before, err)
 }
 
 // stream opens the migration's own connection and sets the limits that must stand before the call.
@@ -109,47 +111,52 @@ func (h *Host) send(ctx context.Context, c *conn, id hypervisor.DomainID, o orde
 	return err
 }
 
+// eventGrace is how long an event may trail the answer to a call on another connection.
+const eventGrace = 250 * time.Millisecond
+
 // settle looks at the source after a failed migration and corrects the error's class: libvirt
 // answers with the same number for a peer that never answered and for one whose last answer, that
 // the guest runs there, was lost.
-func (h *Host) settle(ctx context.Context, before hypervisor.Sighting, err error) error {
+func (h *Host) settle(ctx context.Context, w *watch, before vantage, err error) error {
 	var e *hypervisor.Error
 	if !errors.As(err, &e) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quickLimit)
 	defer cancel()
-	after, serr := h.Sight(ctx, before.Domain)
 	verdict := *e
+	after, serr := h.vantage(ctx, before.Domain, quickLimit)
 	if serr != nil {
 		verdict.Class = hypervisor.ClassUnknownOutcome
 		return &verdict
 	}
-	verdict.Class = verdictOn(before, after, e.Class)
+	time.Sleep(eventGrace)
+	// Whatever event was under way has come before the answer to this, or the connection is broken.
+	_, verr := onHost(ctx, h, "settle", (*libvirt.Connect).GetLibVersion)
+	undisturbed := h.outgoing.unwatch(w) && verr == nil
+	verdict.Class = verdictOn(before, after, undisturbed, e.Class)
 	return &verdict
 }
 
-// verdictOn is the class of a failed migration, given what was seen of its source before and after.
+// verdictOn is the class of a failed migration, given what was seen of its source before and after,
+// and whether no event told of its vCPUs being stopped in between.
 //
-// A source that runs and whose vCPUs were never stopped proves that the target can't have started:
-// libvirt gives the reason "migration cancelled" to every guest that it resumes at roll-back. After
-// a roll-back only libvirt's own firm refusal counts, since the resume may have come from a lost
-// answer of a target that runs.
-func verdictOn(before, after hypervisor.Sighting, class hypervisor.Class) hypervisor.Class {
-	same := after.State == before.State && after.Reason == before.Reason
-	rolledBack := after.State == hypervisor.StateRunning && after.Reason == hypervisor.ReasonMigrationCanceled
+// A guest whose vCPUs were never stopped proves that the target can't have started it. The state
+// alone does not: a guest that QEMU itself resumed at roll-back reads like one that a person
+// resumed. After a roll-back only libvirt's own firm refusal counts, since the resume may have come
+// from a lost answer of a target that runs.
+func verdictOn(before, after vantage, undisturbed bool, class hypervisor.Class) hypervisor.Class {
+	neverStopped := undisturbed && after.State == before.State && after.raw == before.raw
+	resumed := !neverStopped && after.State == hypervisor.StateRunning && before.State == hypervisor.StateRunning
 	firm := class != hypervisor.ClassUnknownOutcome && class != hypervisor.ClassDenied && class != hypervisor.ClassNoDomain
 	switch {
 	case after.Job == hypervisor.JobOutgoing && class == hypervisor.ClassInvalid:
 		return class // refused because another migration of this domain runs
 	case after.Job != hypervisor.JobNone:
 		return hypervisor.ClassUnknownOutcome
-	case rolledBack && firm:
-		return class
-	case same && !rolledBack && class == hypervisor.ClassUnknownOutcome,
-		same && !rolledBack && class == hypervisor.ClassNoDomain:
+	case neverStopped && (class == hypervisor.ClassUnknownOutcome || class == hypervisor.ClassNoDomain):
 		return hypervisor.ClassFailed
-	case same && !rolledBack:
+	case neverStopped, resumed && firm:
 		return class
 	}
 	return hypervisor.ClassUnknownOutcome

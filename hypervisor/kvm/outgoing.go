@@ -15,9 +15,18 @@ type outgoing struct {
 	mu    sync.Mutex
 	own   map[hypervisor.DomainID]*stream
 	other map[hypervisor.DomainID]bool
+	// watches are the migrations whose source must be known to have run on, or not.
+	watches map[*watch]bool
 	// unsure is set while domains may be leaving that nobody has told of: at start and after a
 	// reset. Dirty-rate probes wait until it is cleared.
 	unsure bool
+}
+
+// watch notes whether a domain's vCPUs were stopped while it was watched.
+type watch struct {
+	id hypervisor.DomainID
+	// stopped is set by an event, blind when events may have been lost.
+	stopped, blind bool
 }
 
 // stream is one migrate call in this process. conn is nil until it is connected.
@@ -28,7 +37,8 @@ type stream struct {
 
 func newOutgoing(limit int) *outgoing {
 	return &outgoing{
-		limit: limit, own: map[hypervisor.DomainID]*stream{}, other: map[hypervisor.DomainID]bool{}, unsure: true,
+		limit: limit, own: map[hypervisor.DomainID]*stream{}, other: map[hypervisor.DomainID]bool{},
+		watches: map[*watch]bool{}, unsure: true,
 	}
 }
 
@@ -113,6 +123,37 @@ func (o *outgoing) doubt() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.unsure = true
+	for w := range o.watches {
+		w.blind = true
+	}
+}
+
+// watch begins to watch a domain; unwatch ends it and tells what was seen.
+func (o *outgoing) watch(id hypervisor.DomainID) *watch {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := &watch{id: id}
+	o.watches[w] = true
+	return w
+}
+
+// unwatch reports whether the domain surely ran on, or surely stood still, all the time.
+func (o *outgoing) unwatch(w *watch) (undisturbed bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.watches, w)
+	return !w.stopped && !w.blind
+}
+
+// suspended notes that a domain's vCPUs were stopped.
+func (o *outgoing) suspended(id hypervisor.DomainID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for w := range o.watches {
+		if w.id == id {
+			w.stopped = true
+		}
+	}
 }
 
 // settled clears the doubt: every active domain was looked at.

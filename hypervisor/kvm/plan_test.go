@@ -196,42 +196,65 @@ func TestPlanProperties(t *testing.T) {
 }
 
 func TestVerdict(t *testing.T) {
-	sight := func(state hypervisor.DomainState, reason hypervisor.StateReason, job hypervisor.JobKind) hypervisor.Sighting {
-		return hypervisor.Sighting{Domain: "d", State: state, Reason: reason, Job: job}
+	at := func(state hypervisor.DomainState, raw int, job hypervisor.JobKind) vantage {
+		return vantage{Sighting: hypervisor.Sighting{Domain: "d", State: state, Job: job}, raw: raw}
 	}
-	booted := sight(hypervisor.StateRunning, "", hypervisor.JobNone)
-	rolled := sight(hypervisor.StateRunning, hypervisor.ReasonMigrationCanceled, hypervisor.JobNone)
+	const (
+		booted    = int(libvirt.DOMAIN_RUNNING_BOOTED)
+		unpaused  = int(libvirt.DOMAIN_RUNNING_UNPAUSED)
+		cancelled = int(libvirt.DOMAIN_RUNNING_MIGRATION_CANCELED)
+		unknown   = hypervisor.ClassUnknownOutcome
+		failed    = hypervisor.ClassFailed
+	)
+	running := func(raw int) vantage { return at(hypervisor.StateRunning, raw, hypervisor.JobNone) }
 	tests := []struct {
 		name          string
-		before, after hypervisor.Sighting
+		before, after vantage
+		disturbed     bool // an event told that the vCPUs stopped, or one may have been lost
 		class, want   hypervisor.Class
 	}{
-		{"aborted, never stopped", booted, booted, hypervisor.ClassAborted, hypervisor.ClassAborted},
-		{"aborted at switchover", booted, rolled, hypervisor.ClassAborted, hypervisor.ClassAborted},
-		{"QEMU failed, rolled back", booted, rolled, hypervisor.ClassFailed, hypervisor.ClassFailed},
-		{"transport, never stopped", booted, booted, hypervisor.ClassUnknownOutcome, hypervisor.ClassFailed},
-		{"transport, resumed: the target may run", booted, rolled, hypervisor.ClassUnknownOutcome, hypervisor.ClassUnknownOutcome},
-		{"transport after an earlier roll-back", rolled, rolled, hypervisor.ClassUnknownOutcome, hypervisor.ClassUnknownOutcome},
-		{"certificates, resumed", booted, rolled, hypervisor.ClassDenied, hypervisor.ClassUnknownOutcome},
-		{"certificates, never stopped", booted, booted, hypervisor.ClassDenied, hypervisor.ClassDenied},
-		{"peer forgot the domain, resumed", booted, rolled, hypervisor.ClassNoDomain, hypervisor.ClassUnknownOutcome},
-		{"peer forgot the domain, never stopped", booted, booted, hypervisor.ClassNoDomain, hypervisor.ClassFailed},
-		{"source paused", booted, sight(hypervisor.StatePaused, hypervisor.ReasonMigration, hypervisor.JobNone), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
-		{"source gone", booted, sight(hypervisor.StateAbsent, "", hypervisor.JobNone), hypervisor.ClassAborted, hypervisor.ClassUnknownOutcome},
-		{"guest shut down in mid-copy", booted, sight(hypervisor.StateShutoff, "", hypervisor.JobNone), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
-		{"another job holds it", booted, sight(hypervisor.StateRunning, "", hypervisor.JobOutgoing), hypervisor.ClassInvalid, hypervisor.ClassInvalid},
-		{"still going", booted, sight(hypervisor.StateRunning, "", hypervisor.JobOutgoing), hypervisor.ClassFailed, hypervisor.ClassUnknownOutcome},
+		{"aborted, never stopped", running(booted), running(booted), false, hypervisor.ClassAborted, hypervisor.ClassAborted},
+		{"aborted at switchover", running(booted), running(cancelled), true, hypervisor.ClassAborted, hypervisor.ClassAborted},
+		{"QEMU failed, rolled back", running(booted), running(unpaused), true, failed, failed},
+		{"transport, never stopped", running(booted), running(booted), false, unknown, failed},
+		{"transport, resumed by libvirt: the target may run", running(booted), running(cancelled), true, unknown, unknown},
+		{"transport, resumed by QEMU: the target may run", running(booted), running(unpaused), true, unknown, unknown},
+		{"transport, resumed, its event lost", running(booted), running(unpaused), false, unknown, unknown},
+		{"transport, resumed as it was resumed before", running(unpaused), running(unpaused), true, unknown, unknown},
+		{"transport, resumed long before", running(unpaused), running(unpaused), false, unknown, failed},
+		{"certificates, resumed", running(booted), running(unpaused), true, hypervisor.ClassDenied, unknown},
+		{"certificates, never stopped", running(booted), running(booted), false, hypervisor.ClassDenied, hypervisor.ClassDenied},
+		{"peer forgot the domain, resumed", running(booted), running(unpaused), true, hypervisor.ClassNoDomain, unknown},
+		{"peer forgot the domain, never stopped", running(booted), running(booted), false, hypervisor.ClassNoDomain, failed},
+		{"source paused", running(booted), at(hypervisor.StatePaused, 2, hypervisor.JobNone), true, failed, unknown},
+		{"source gone", running(booted), at(hypervisor.StateAbsent, 0, hypervisor.JobNone), false, hypervisor.ClassAborted, unknown},
+		{"guest shut down in mid-copy", running(booted), at(hypervisor.StateShutoff, 1, hypervisor.JobNone), false, failed, unknown},
+		{"another job holds it", running(booted), at(hypervisor.StateRunning, booted, hypervisor.JobOutgoing), false, hypervisor.ClassInvalid, hypervisor.ClassInvalid},
+		{"still going", running(booted), at(hypervisor.StateRunning, booted, hypervisor.JobOutgoing), false, failed, unknown},
 		{
-			"a paused guest stays paused", sight(hypervisor.StatePaused, hypervisor.ReasonUser, hypervisor.JobNone),
-			sight(hypervisor.StatePaused, hypervisor.ReasonUser, hypervisor.JobNone), hypervisor.ClassUnknownOutcome, hypervisor.ClassFailed,
+			"a paused guest stays paused", at(hypervisor.StatePaused, 1, hypervisor.JobNone),
+			at(hypervisor.StatePaused, 1, hypervisor.JobNone), false, unknown, failed,
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := verdictOn(tt.before, tt.after, tt.class); got != tt.want {
+			if got := verdictOn(tt.before, tt.after, !tt.disturbed, tt.class); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestWatch(t *testing.T) {
+	o := newOutgoing(8)
+	still, stopped, blind := o.watch("a"), o.watch("b"), o.watch("a")
+	o.suspended("b")
+	if !o.unwatch(still) || o.unwatch(stopped) {
+		t.Error("want the suspended domain disturbed, and only that")
+	}
+	o.doubt()
+	if o.unwatch(blind) {
+		t.Error("events were lost: want doubt")
 	}
 }
 

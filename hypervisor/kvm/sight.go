@@ -16,30 +16,43 @@ func (h *Host) Sight(ctx context.Context, id hypervisor.DomainID) (hypervisor.Si
 }
 
 func (h *Host) sightWithin(ctx context.Context, id hypervisor.DomainID, limit time.Duration) (hypervisor.Sighting, error) {
-	r := request{op: "sight", domain: id, limit: limit}
-	s, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (hypervisor.Sighting, error) { return sight(d, id) })
-	if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
-		return hypervisor.Sighting{Domain: id, State: hypervisor.StateAbsent, Job: hypervisor.JobNone, At: time.Now()}, nil
-	}
-	return s, err
+	v, err := h.vantage(ctx, id, limit)
+	return v.Sighting, err
 }
 
-func sight(d *libvirt.Domain, id hypervisor.DomainID) (hypervisor.Sighting, error) {
+// vantage is a sighting with libvirt's own reason number, which tells more states apart.
+type vantage struct {
+	hypervisor.Sighting
+	raw int
+}
+
+func (h *Host) vantage(ctx context.Context, id hypervisor.DomainID, limit time.Duration) (vantage, error) {
+	r := request{op: "sight", domain: id, limit: limit}
+	v, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (vantage, error) { return look(d, id) })
+	if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+		return vantage{Sighting: hypervisor.Sighting{
+			Domain: id, State: hypervisor.StateAbsent, Job: hypervisor.JobNone, At: time.Now(),
+		}}, nil
+	}
+	return v, err
+}
+
+func look(d *libvirt.Domain, id hypervisor.DomainID) (vantage, error) {
 	state, reason, err := d.GetState()
 	if err != nil {
-		return hypervisor.Sighting{}, err
+		return vantage{}, err
 	}
-	s := hypervisor.Sighting{Domain: id, At: time.Now()}
-	s.State, s.Reason = stateOf(state, reason)
-	if s.Job = hypervisor.JobNone; !s.Active() {
-		return s, nil
+	v := vantage{Sighting: hypervisor.Sighting{Domain: id, Job: hypervisor.JobNone, At: time.Now()}, raw: reason}
+	v.State, v.Reason = stateOf(state, reason)
+	if !v.Active() {
+		return v, nil
 	}
 	stats, err := jobStats(d)
 	if err != nil {
-		return hypervisor.Sighting{}, err
+		return vantage{}, err
 	}
-	s.Job = stats.Kind
-	return s, nil
+	v.Job = stats.Kind
+	return v, nil
 }
 
 // reasons are the state reasons that tell what a migration left behind, by libvirt's state.
