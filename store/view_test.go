@@ -57,6 +57,8 @@ func TestViewFollows(t *testing.T) {
 		// Compaction behind a cut: what did not change keeps the time at which it was seen.
 		c.Partition(true)
 		time.Sleep(4 * kv.Pulse)
+		_, err = s.CreateMigration(t.Context(), request(1, "d1"))
+		must(t, err)
 		w.server.Compact()
 		if !v.Stale() {
 			t.Errorf("cut off for %s and not stale", v.Age())
@@ -67,6 +69,9 @@ func TestViewFollows(t *testing.T) {
 			t.Error("stale after the cut is healed")
 		}
 		third := v.Snapshot()
+		if len(third.Migrations) != 1 {
+			t.Error("what changed behind the cut is not there")
+		}
 		if third.Hosts["h1"] == nil || third.Hosts["h1"].LoadSeen != second.Hosts["h1"].LoadSeen {
 			t.Error("a Reset made an old load look new")
 		}

@@ -207,6 +207,7 @@ func (c *Client) watch(ctx context.Context, prefix string, out chan<- kv.Batch) 
 		select {
 		case <-changed:
 		case <-turned:
+			beat = true // after a cut, the watcher learns at once that it is up to date
 		case <-pulse.C:
 			beat = true
 		case <-ctx.Done():
