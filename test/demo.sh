@@ -50,19 +50,19 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 step "three hosts, 400 Mbit/s between them"
-$lab up --hosts 3 --shape 400mbit
+$lab up --hosts 3 --shape 400mbit --dir "$PWD/build/lab"
 step "the scheduler with its store, and an agent on each host"
 $lab drover start
 drover() { $lab drover run -- "$@"; }
 step "guests"
 $lab guest start web --host kvm1 --memory 256MiB --wss 96MiB --rate 1500 --pattern page --disk shared
-$lab guest start idle --host kvm1 --memory 128MiB --pattern idle --disk shared
+$lab guest start idle --host kvm1 --memory 128MiB --wss 16MiB --pattern idle --disk shared
 sleep 6
 drover host list
 echo
 drover vm list
 step "web moves to kvm2, watched from outside"
-$lab probe web -o json >build/demo-probe.json &
+$lab probe web >build/demo-probe.txt &
 probe=$!
 sleep 1
 drover migrate web --to kvm2 --wait
@@ -74,8 +74,8 @@ drover migration list
 drover migration show "$(drover migration list -o json | sed -n 's/.*"id": *"\([^"]*\)".*/\1/p' | head -1)"
 echo
 echo "seen from outside:"
-cat build/demo-probe.json
-rm -f build/demo-probe.json
+cat build/demo-probe.txt
+rm -f build/demo-probe.txt
 step "idle moves to wherever drover thinks best"
 drover migrate idle --wait
 drover vm list
