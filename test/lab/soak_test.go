@@ -73,8 +73,27 @@ func TestSoak(t *testing.T) {
 
 var anonLine = regexp.MustCompile(`(?m)^RssAnon:\s+(\d+) kB`)
 
-// anonymous reads the anonymous memory of the scheduler and the agents.
+// anonymous is the anonymous memory of the scheduler and the agents: the median of nine readings
+// over some of their periods, as garbage collection lets each reading swing.
 func (l *Lab) anonymous(t *testing.T) map[string]hypervisor.Bytes {
+	t.Helper()
+	readings := map[string][]hypervisor.Bytes{}
+	for range 9 {
+		for who, n := range l.anonymousNow(t) {
+			readings[who] = append(readings[who], n)
+		}
+		time.Sleep(3 * time.Second)
+	}
+	out := map[string]hypervisor.Bytes{}
+	for who, all := range readings {
+		slices.Sort(all)
+		out[who] = all[len(all)/2]
+	}
+	return out
+}
+
+func (l *Lab) anonymousNow(t *testing.T) map[string]hypervisor.Bytes {
+	t.Helper()
 	t.Helper()
 	var daemons []struct {
 		Host string `json:"host"`
