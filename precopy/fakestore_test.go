@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,6 +111,20 @@ func (s *memStore) get(id string) Stored {
 	rec := s.records[id]
 	rec.Migration = copied(rec.Migration)
 	return rec
+}
+
+// phases are all that were written, of whichever migration.
+func (s *memStore) phases() []Phase {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.history)
+}
+
+// progresses is how many readings were written.
+func (s *memStore) progresses() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.progress)
 }
 
 // settled reports whether the record is final, and the target has taken the autostart flag over.

@@ -125,9 +125,7 @@ func (s story) calls(t *testing.T) int {
 	inWorld(t, s.setting, func(w *world) {
 		s.begin(w, kill{})
 		s.finish(w)
-		w.src.agent.mu.Lock()
-		n = w.src.agent.calls
-		w.src.agent.mu.Unlock()
+		n = w.src.agent.count()
 	})
 	return n
 }

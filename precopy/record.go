@@ -108,46 +108,71 @@ func (r *record) flush(ctx context.Context) error {
 
 var errGone = errors.New("the record is gone or was finished by somebody else")
 
+// flushOnce writes what is pending, in one write if the phases allow it: Unknown may become Copying and
+// Copying Switching, but Unknown not Switching.
 func (r *record) flushOnce(ctx context.Context) error {
-	r.mu.Lock()
-	old, n := r.stored, len(r.pending)
-	m := old.Migration
-	for _, f := range r.pending {
-		f(&m)
-	}
-	r.mu.Unlock()
-	if n == 0 {
-		return nil
-	}
-	if old.Phase.Final() && m.Phase != old.Phase {
-		r.drop(n)
-		return errGone
-	}
-	s, err := r.queue.Update(ctx, old, m)
-	if errors.Is(err, ErrConflict) {
-		fresh, gerr := r.queue.Get(ctx, old.ID)
-		if errors.Is(gerr, ErrConflict) {
+	for {
+		old, m, n := r.next()
+		if n == 0 {
+			return nil
+		}
+		if CheckTransition(old.Phase, m.Phase, ActorSource) != nil {
 			r.drop(n)
 			return errGone
 		}
-		if gerr != nil {
-			return gerr
+		s, err := r.queue.Update(ctx, old, m)
+		if errors.Is(err, ErrConflict) {
+			if err := r.reread(ctx, old, err); err != nil {
+				return err
+			}
+			continue
 		}
-		r.told(fresh)
-		if fresh.Revision == old.Revision {
-			// Unchanged after all, so the conflict lies elsewhere: don't spin on it.
+		if err != nil {
 			return err
 		}
-		return r.flushOnce(ctx)
+		r.mu.Lock()
+		r.pending = r.pending[n:]
+		if s.Revision > r.stored.Revision {
+			r.stored = s
+		}
+		r.mu.Unlock()
+	}
+}
+
+// next returns the record as stored, with as many of the pending changes as one write may make, and
+// their number. A first change that can't be made is returned all the same.
+func (r *record) next() (old Stored, m Migration, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, m = r.stored, r.stored.Migration
+	for _, f := range r.pending {
+		changed := m
+		f(&changed)
+		if n > 0 && CheckTransition(old.Phase, changed.Phase, ActorSource) != nil {
+			break
+		}
+		m = changed
+		n++
+	}
+	return old, m, n
+}
+
+// reread takes over what the store has after a conflict.
+func (r *record) reread(ctx context.Context, old Stored, conflict error) error {
+	fresh, err := r.queue.Get(ctx, old.ID)
+	if errors.Is(err, ErrConflict) {
+		r.mu.Lock()
+		r.pending = nil
+		r.mu.Unlock()
+		return errGone
 	}
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pending = r.pending[n:]
-	if s.Revision > r.stored.Revision {
-		r.stored = s
+	r.told(fresh)
+	if fresh.Revision == old.Revision {
+		// Unchanged after all, so the conflict lies elsewhere: don't spin on it.
+		return conflict
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +99,13 @@ func (w *world) addNode(name string) *node {
 	return n
 }
 
+// migrated is how many migrate calls reached libvirt.
+func (w *world) migrated() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.migrates
+}
+
 // close stops the agents and the fleet.
 func (w *world) close() {
 	w.src.stop()
@@ -112,6 +120,8 @@ type node struct {
 	spool string
 	agent *agent
 	runs  int
+	deaf  bool         // the agent hears no events
+	slow  atomic.Int64 // nanoseconds that setting the autostart flag takes
 }
 
 // answer is what the host's agent says when asked.
@@ -141,9 +151,13 @@ func (n *node) start(k kill) *agent {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &agent{node: n, kill: k, session: n.w.store.register(n.host.Name()), done: make(chan struct{})}
 	a.cancel = cancel
+	events := n.host.Events()
+	if n.deaf {
+		events = nil
+	}
 	a.worker = NewWorker(Config{
 		Host: n.host.Name(), Instance: fmt.Sprintf("%s-%d", n.host.Name(), n.runs),
-		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: n.host.Events(),
+		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: events,
 		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelInfo})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
 	})
 	n.agent = a
@@ -206,6 +220,13 @@ func (a *agent) enter(name string) (int, bool) {
 		a.strike()
 	}
 	return a.calls, !a.dead
+}
+
+// count is how many calls it made.
+func (a *agent) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.calls
 }
 
 // leave ends a call; false when the agent is dead, or dies of it.
@@ -310,7 +331,10 @@ func (g gatedMigrator) SetBandwidth(ctx context.Context, id hypervisor.DomainID,
 }
 
 func (g gatedMigrator) SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool) error {
-	return gatedErr(g.a, fmt.Sprintf("set-autostart-%v", on), func() error { return g.a.node.host.SetAutostart(ctx, id, on) })
+	return gatedErr(g.a, fmt.Sprintf("set-autostart-%v", on), func() error {
+		sleep(ctx, time.Duration(g.a.node.slow.Load()))
+		return g.a.node.host.SetAutostart(ctx, id, on)
+	})
 }
 
 func (g gatedMigrator) Resume(ctx context.Context, id hypervisor.DomainID) error {
@@ -397,11 +421,9 @@ func (w *world) problems(autostart bool) []string {
 	if wrongs := w.fleet.Wrongs(); len(wrongs) > 0 {
 		bad("done to the guest: %v", wrongs)
 	}
-	w.mu.Lock()
-	if w.migrates > 1 {
-		bad("libvirt was called %d times for one migration", w.migrates)
+	if n := w.migrated(); n > 1 {
+		bad("libvirt was called %d times for one migration", n)
 	}
-	w.mu.Unlock()
 	out = append(out, w.flagProblems(rec, autostart)...)
 	for _, n := range []*node{w.src, w.dst} {
 		if left, _ := os.ReadDir(n.spool); len(left) > 0 {
@@ -447,7 +469,7 @@ func (w *world) report(problems []string) {
 	trace := slices.Clone(w.src.agent.trace)
 	w.src.agent.mu.Unlock()
 	w.t.Errorf("%s\nreplay: go test ./precopy -run '%s$'\nphases %v\nlast agent's calls %s\n%s",
-		strings.Join(problems, "\n"), w.t.Name(), w.store.history, compressed(trace), w.log.tail(25))
+		strings.Join(problems, "\n"), w.t.Name(), w.store.phases(), compressed(trace), w.log.tail(25))
 }
 
 // compressed joins a list, with repeats counted.

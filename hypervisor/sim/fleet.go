@@ -208,6 +208,16 @@ func (f *Fleet) Destroy(host string, id hypervisor.DomainID) {
 	}
 }
 
+// Hang makes every call about the domain on that host block for d, as [MonitorHang] does, migration or
+// not.
+func (f *Fleet) Hang(host string, id hypervisor.DomainID, d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if h := f.hosts[host]; h != nil {
+		h.hang(id, d)
+	}
+}
+
 // SetPattern changes what a guest does from now on, in the middle of a migration too.
 func (f *Fleet) SetPattern(id hypervisor.DomainID, p Pattern) error {
 	f.mu.Lock()

@@ -30,6 +30,7 @@ const (
 	Wait Action = iota
 	SetDowntime
 	Abort
+	StartPostCopy
 )
 
 // Reason is the stable word for why.
