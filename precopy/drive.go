@@ -42,7 +42,7 @@ type drive struct {
 	news   chan struct{} // the record changed in the store
 	back   bool          // its final record came by the watch; guarded by Worker.mu
 
-	tuner    *tune.Controller
+	tuner    tune.Tuner
 	owed     bool // the tuner's downtime limit could not be set yet
 	switched bool // the vCPUs were stopped for the switchover, at least once
 	last     hypervisor.JobStats
@@ -183,12 +183,13 @@ func cannotLeave(seen hypervisor.Inspection, m Migration) *hypervisor.Blocker {
 // lastStep writes "preparing" under the living lease, right before the libvirt call.
 func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks []string) (hypervisor.MigrateSpec, bool) {
 	m := d.rec.current()
-	d.tuner = d.w.tuner(startOf(m.Migration, seen.Facts.Memory))
+	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
 	spec := hypervisor.MigrateSpec{
 		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
 		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
 		Bandwidth: m.Order.Bandwidth, Downtime: d.tuner.Limit(),
 		Persistent: seen.Facts.Persistent, CopyDisks: disks,
+		Strategy: d.tuner.Strategy(),
 	}
 	now := time.Now()
 	up := stepUp{
@@ -236,6 +237,14 @@ func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 		Budget: time.Duration(m.Policy.BudgetSeconds * float64(time.Second)),
 		Memory: memory, Bandwidth: m.Order.Bandwidth,
 	}
+}
+
+// tunerOf is the controller for a policy: drover's own, unless a comparison asks for a fixed one.
+func tunerOf(p Policy, s tune.Start) tune.Tuner {
+	if t, ok := tune.Fixed(p.Tuning, s); ok {
+		return t
+	}
+	return tune.New(s)
 }
 
 // stepUp is one step towards the libvirt call.

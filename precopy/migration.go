@@ -67,6 +67,9 @@ type Policy struct {
 	PostCopy      bool    `json:"post_copy,omitempty"`
 	Encrypt       bool    `json:"encrypt"`
 	Priority      int     `json:"priority,omitempty"`
+	// Tuning names a fixed policy of another manager (tune.FixedNames) instead of drover's own
+	// controller: for comparisons, which keep no promise.
+	Tuning string `json:"tuning,omitempty"`
 }
 
 // DefaultPolicy is the intent when nobody stated one.

@@ -73,6 +73,9 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 			d.log.Info("downtime limit set", "limit", limit, "reason", dec.Reason)
 		}
 	}
+	if dec.Action == tune.StartPostCopy {
+		d.startPostCopy(pctx, dec)
+	}
 	if dec.Action == tune.Abort {
 		d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
 		d.rec.change(func(m *Migration) {
@@ -82,6 +85,21 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		})
 	}
 	return dec.Action
+}
+
+// startPostCopy switches a migration over to post-copy, where the hypervisor can.
+func (d *drive) startPostCopy(ctx context.Context, dec tune.Decision) {
+	m, ok := d.w.Migrator.(interface {
+		StartPostCopy(ctx context.Context, id hypervisor.DomainID) error
+	})
+	if !ok {
+		return
+	}
+	if err := m.StartPostCopy(ctx, d.domain); err != nil {
+		d.log.Warn("post-copy not started", "err", err)
+		return
+	}
+	d.log.Info("post-copy started", "reason", dec.Reason)
 }
 
 // enter notes a phase of the running migration, once.
@@ -170,7 +188,7 @@ func (d *drive) adopt(ctx context.Context) {
 		d.abandonClaim(ctx)
 		return
 	}
-	d.tuner = d.w.tuner(d.adoptedStart(ctx, m))
+	d.tuner = d.w.tuner(m.Policy, d.adoptedStart(ctx, m))
 	d.rec.change(func(m *Migration) {
 		if n := len(m.Attempts); n > 0 && !m.Phase.Final() {
 			m.Attempts = append([]Attempt(nil), m.Attempts...)

@@ -35,7 +35,7 @@ type Config struct {
 // adopts those it finds under way. Run may be called once.
 type Worker struct {
 	Config
-	tuner func(tune.Start) *tune.Controller
+	tuner func(Policy, tune.Start) tune.Tuner
 
 	mu      sync.Mutex
 	drives  map[string]*drive
@@ -51,7 +51,7 @@ func NewWorker(c Config) *Worker {
 	if c.Observe == nil {
 		c.Observe = func(Migration) {}
 	}
-	return &Worker{Config: c, tuner: tune.New, drives: map[string]*drive{}, waiting: map[string]Stored{}, over: map[string]bool{}}
+	return &Worker{Config: c, tuner: tunerOf, drives: map[string]*drive{}, waiting: map[string]Stored{}, over: map[string]bool{}}
 }
 
 // Run works until ctx ends. It then leaves running migrations to libvirt, which completes them, and

@@ -75,7 +75,7 @@ func (a *agent) register(ctx context.Context) (*store.AgentSession, error) {
 // back, so that everybody knows at once.
 func (a *agent) serveSession(ctx context.Context, s *store.AgentSession) {
 	a.sessions.set(s)
-	a.reporter.Poke()
+	a.reporter.Republish()
 	a.log.Info("registered", "host", a.conf.Name)
 	sctx, cancel := context.WithCancel(ctx)
 	answered := make(chan struct{})
