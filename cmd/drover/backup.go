@@ -19,7 +19,7 @@ hosts' agents, or drover migration resolve, settle what became of them.`
 
 func storeCommand() *cli.Command {
 	return &cli.Command{
-		Name: "store", Usage: "back the store up, and bring a backup back",
+		Name: "store", Usage: "back the store up, bring a backup back, say who may do what in it",
 		Subcommands: []*cli.Command{
 			{
 				Name: "backup", Usage: "write all records to a file", ArgsUsage: "FILE",
@@ -31,6 +31,7 @@ func storeCommand() *cli.Command {
 				Name: "restore", Usage: "bring a backup into an empty store", ArgsUsage: "FILE", Description: restoreHelp,
 				Flags: []cli.Flag{yesFlag("needed: all agents are stopped")}, Action: takes(1, 1, "FILE", quick(restore)),
 			},
+			authCommand(),
 		},
 	}
 }

@@ -137,27 +137,24 @@ func PlanAuth(have, want Auth, mine string) []Step {
 // ReadAuth reads users and roles. While authentication is on, only holders of [RootRole] may:
 // kv.ErrDenied for others.
 func (c *Client) ReadAuth(ctx context.Context) (Auth, error) {
-	const op = "read users and roles"
-	cctx, cancel := c.call(ctx)
-	defer cancel()
 	out := Auth{Roles: map[string][]kv.Access{}, Users: map[string][]string{}}
-	status, err := c.etcd.AuthStatus(cctx)
+	status, err := bounded(ctx, c, c.etcd.AuthStatus)
 	switch {
 	case err == nil:
 		out.Enabled = status.Enabled
 	case code(err) == codes.Unimplemented:
 		// Before 3.5 nobody tells; switching on what is on does nothing.
 	default:
-		return Auth{}, c.wrap(ctx, op, false, err)
+		return Auth{}, c.wrap(ctx, readAuth, false, err)
 	}
-	roles, err := c.etcd.RoleList(cctx)
+	roles, err := bounded(ctx, c, c.etcd.RoleList)
 	if err != nil {
-		return Auth{}, c.wrap(ctx, op, false, err)
+		return Auth{}, c.wrap(ctx, readAuth, false, err)
 	}
 	for _, name := range roles.Roles {
-		role, err := c.etcd.RoleGet(cctx, name)
+		role, err := bounded(ctx, c, func(ctx context.Context) (*clientv3.AuthRoleGetResponse, error) { return c.etcd.RoleGet(ctx, name) })
 		if err != nil {
-			return Auth{}, c.wrap(ctx, op, false, err)
+			return Auth{}, c.wrap(ctx, readAuth, false, err)
 		}
 		out.Roles[name] = nil
 		for _, p := range role.Perm {
@@ -166,18 +163,28 @@ func (c *Client) ReadAuth(ctx context.Context) (Auth, error) {
 			}
 		}
 	}
-	users, err := c.etcd.UserList(cctx)
+	users, err := bounded(ctx, c, c.etcd.UserList)
 	if err != nil {
-		return Auth{}, c.wrap(ctx, op, false, err)
+		return Auth{}, c.wrap(ctx, readAuth, false, err)
 	}
 	for _, name := range users.Users {
-		user, err := c.etcd.UserGet(cctx, name)
+		user, err := bounded(ctx, c, func(ctx context.Context) (*clientv3.AuthUserGetResponse, error) { return c.etcd.UserGet(ctx, name) })
 		if err != nil {
-			return Auth{}, c.wrap(ctx, op, false, err)
+			return Auth{}, c.wrap(ctx, readAuth, false, err)
 		}
 		out.Users[name] = user.Roles
 	}
 	return out, nil
+}
+
+const readAuth = "read users and roles"
+
+// bounded makes one call under the request timeout: a fleet has a user for each host, and reading them
+// all takes many calls.
+func bounded[T any](ctx context.Context, c *Client, call func(context.Context) (T, error)) (T, error) {
+	cctx, cancel := c.call(ctx)
+	defer cancel()
+	return call(cctx)
 }
 
 // accessOf understands permissions of the kinds that GrantRange makes; others are not drover's.
