@@ -300,6 +300,9 @@ func (d *drive) stillOurs(ctx context.Context, from Phase) bool {
 		return true
 	case m.Phase.Final() && m.Started != nil && mine:
 		d.settledElsewhere(ctx)
+	case m.Phase.Final() && m.Phase != Done:
+		// Whoever ended it may have asked for the disks' removal before this agent had them made.
+		d.w.discardDisks(ctx, m.Migration)
 	case m.Phase == Unknown && mine:
 		// The leader gave this agent up. It has called nothing, and that can be shown.
 		d.adopt(ctx)

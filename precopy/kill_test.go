@@ -45,6 +45,10 @@ func stories() []story {
 		{name: "gives-up", setting: stubborn},
 		{name: "cancelled", setting: plain, during: cancelAfter(700 * time.Millisecond)},
 		{name: "cancelled-early", setting: plain, during: cancelAfter(4 * time.Millisecond)},
+		{
+			name: "cancelled-with-disks", setting: setting{domain: sim.DomainConfig{Autostart: true}, copies: true},
+			during: cancelAfter(5 * time.Millisecond),
+		},
 		{name: "connection-lost", setting: plain, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 8 * time.Second})},
 		{name: "daemon-restart", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 5 * time.Second})},
 		{name: "daemon-restart-finish", setting: plain, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtFinish, For: 5 * time.Second})},
@@ -138,7 +142,7 @@ var exhaustive = flag.Bool("exhaustive", false, "interrupt at every call")
 func points(calls int) []int {
 	var out []int
 	for n := 1; n <= calls; n++ {
-		if *exhaustive || n <= 9 || n > calls-10 || n%29 == 0 {
+		if *exhaustive || n <= 8 || n > calls-9 || n%41 == 0 {
 			out = append(out, n)
 		}
 	}
@@ -152,7 +156,8 @@ func TestStories(t *testing.T) {
 	}{
 		"moves": {Done, ""}, "moves-transient": {Done, ""}, "moves-with-disks": {Done, ""},
 		"gives-up": {Aborted, "over-budget"}, "cancelled": {Aborted, "cancelled"}, "cancelled-early": {Aborted, "cancelled"},
-		"connection-lost": {Done, ""}, "daemon-restart": {Failed, "rolled-back"}, "daemon-restart-finish": {Done, ""},
+		"cancelled-with-disks": {Aborted, "cancelled"},
+		"connection-lost":      {Done, ""}, "daemon-restart": {Failed, "rolled-back"}, "daemon-restart-finish": {Done, ""},
 		"target-dies": {Failed, "rolled-back"}, "target-dies-switchover": {Failed, "rolled-back"},
 		"target-dies-finish": {Failed, "rolled-back"}, "finish-lost": {Failed, "rolled-back"},
 		"aborted-outside": {Aborted, "aborted-outside"}, "aborted-at-switchover": {Aborted, "aborted-outside"},

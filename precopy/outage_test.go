@@ -13,7 +13,7 @@ func outageStories() []story {
 	var out []story
 	for _, s := range stories() {
 		switch s.name {
-		case "moves-with-disks", "gives-up", "cancelled", "connection-lost", "left-paused", "finish-lost", "aborted-at-switchover":
+		case "moves-with-disks", "cancelled-with-disks", "gives-up", "connection-lost", "left-paused", "finish-lost", "aborted-at-switchover":
 			out = append(out, s)
 		}
 	}
@@ -94,6 +94,8 @@ func TestTwoWorkers(t *testing.T) {
 			return
 		}
 		w.src.start(kill{}) // registering ends the first one's session
+		w.awaitFinal(s.patience())
+		time.Sleep(5 * time.Second) // for what the first one finds that it has to take back
 		s.finish(w)
 		first.cancel()
 		<-first.done

@@ -11,14 +11,11 @@ import (
 // tidyLimit bounds one call to libvirt after the end.
 const tidyLimit = 15 * time.Second
 
-// tidy leaves the source as it should be after a migration that was started and ended in p: no
+// tidy leaves the source as it should be after a migration that was claimed and ended in p: no
 // definition of a guest that has left, the autostart flag of one that has not, no disk files on a
 // target that does not run it. It may be repeated. What can't be done is returned as notes for the
 // record; the error is of what libvirt did not answer, to be tried again.
 func (w *Worker) tidy(ctx context.Context, m Migration, p Phase) (notes []string, err error) {
-	if m.Started == nil {
-		return nil, nil
-	}
 	log := w.Log.With("migration", m.ID, "domain", m.Domain)
 	tctx, cancel := context.WithTimeout(ctx, tidyLimit)
 	defer cancel()

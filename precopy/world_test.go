@@ -2,16 +2,12 @@ package precopy
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,263 +109,6 @@ func (w *world) close() {
 	w.fleet.Close()
 }
 
-// node is one host and the agent that runs on it now.
-type node struct {
-	w     *world
-	host  *sim.Host
-	spool string
-	agent *agent
-	runs  int
-	deaf  bool         // the agent hears no events
-	slow  atomic.Int64 // nanoseconds that setting the autostart flag takes
-}
-
-// answer is what the host's agent says when asked.
-func (n *node) answer(ctx context.Context, q Question) (Answer, error) {
-	a := Answer{Nonce: q.Nonce, Host: n.host.Name()}
-	switch q.Kind {
-	case AskSight:
-		s, err := n.host.Sight(ctx, q.Domain)
-		if err != nil {
-			a.Error = err.Error()
-			return a, nil
-		}
-		a.Sighting = &s
-	case AskCreateDisks, AskDiscardDisks, AskInspect, AskCheckTarget:
-	}
-	return a, nil
-}
-
-// start runs a new agent on the node; kill may be zero.
-func (n *node) start(k kill) *agent {
-	n.w.t.Helper()
-	n.runs++
-	spool, err := OpenSpool(n.spool)
-	if err != nil {
-		n.w.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	a := &agent{node: n, kill: k, session: n.w.store.register(n.host.Name()), done: make(chan struct{})}
-	a.cancel = cancel
-	events := n.host.Events()
-	if n.deaf {
-		events = nil
-	}
-	a.worker = NewWorker(Config{
-		Host: n.host.Name(), Instance: fmt.Sprintf("%s-%d", n.host.Name(), n.runs),
-		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: events,
-		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelInfo})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
-	})
-	n.agent = a
-	go func() {
-		defer close(a.done)
-		if err := a.worker.Run(ctx); err != nil {
-			n.w.t.Errorf("worker on %s: %v", n.host.Name(), err)
-		}
-	}()
-	return a
-}
-
-// stop ends the node's agent in the ordinary way.
-func (n *node) stop() {
-	if n.agent != nil {
-		n.agent.cancel()
-		<-n.agent.done
-	}
-}
-
-// kill says at which call an agent dies: before the call takes effect, or after it did and before
-// the agent learns of it. Zero is never.
-type kill struct {
-	at    int
-	after bool
-	// then, instead of dying, is what happens at that call.
-	then func()
-	// forget, instead of dying, loses that call's answer.
-	forget bool
-}
-
-// agent is one run of a worker. Each of its calls to libvirt or the store goes through its gate;
-// once dead, nothing does, and its disk is out of its reach.
-type agent struct {
-	node    *node
-	worker  *Worker
-	session *session
-	cancel  context.CancelFunc
-	done    chan struct{}
-	kill    kill
-
-	mu    sync.Mutex
-	calls int
-	trace []string
-	dead  bool
-}
-
-var errDead = errors.New("this agent is dead")
-
-// enter counts a call; false when the agent is dead, or dies of it.
-func (a *agent) enter(name string) (int, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.dead {
-		return 0, false
-	}
-	a.calls++
-	a.trace = append(a.trace, name)
-	if a.calls == a.kill.at && !a.kill.after {
-		a.strike()
-	}
-	return a.calls, !a.dead
-}
-
-// count is how many calls it made.
-func (a *agent) count() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.calls
-}
-
-// leave ends a call; false when the agent is dead, or dies of it.
-func (a *agent) leave(n int) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.dead && n == a.kill.at && a.kill.after {
-		if a.kill.forget {
-			return false
-		}
-		a.strike()
-	}
-	return !a.dead
-}
-
-// strike is death, or what comes instead; a.mu is held.
-func (a *agent) strike() {
-	if a.kill.then != nil {
-		a.kill.then()
-		return
-	}
-	a.die()
-}
-
-// die ends the agent like a kill -9: the spool goes to the next one, out of this one's reach.
-func (a *agent) die() {
-	a.dead = true
-	next := fmt.Sprintf("%s-%d", strings.TrimRight(a.node.spool, "0123456789"), a.node.runs)
-	if err := os.Rename(a.node.spool, next); err != nil {
-		a.node.w.t.Errorf("spool of a dead agent: %v", err)
-	}
-	a.node.spool = next
-	a.session.setAlive(false)
-	a.cancel()
-}
-
-func gated[T any](a *agent, name string, f func() (T, error)) (T, error) {
-	var none T
-	n, ok := a.enter(name)
-	if !ok {
-		return none, errDead
-	}
-	v, err := f()
-	if !a.leave(n) {
-		return none, errDead
-	}
-	return v, err
-}
-
-func gatedErr(a *agent, name string, f func() error) error {
-	_, err := gated(a, name, func() (struct{}, error) { return struct{}{}, f() })
-	return err
-}
-
-// gatedMigrator is the host's libvirt as an agent reaches it.
-type gatedMigrator struct{ a *agent }
-
-func (g gatedMigrator) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
-	return gatedErr(g.a, "migrate", func() error {
-		g.a.node.w.mu.Lock()
-		g.a.node.w.migrates++
-		g.a.node.w.mu.Unlock()
-		return g.a.node.host.Migrate(ctx, spec)
-	})
-}
-
-func (g gatedMigrator) Abort(ctx context.Context, id hypervisor.DomainID) error {
-	return gatedErr(g.a, "abort", func() error { return g.a.node.host.Abort(ctx, id) })
-}
-
-func (g gatedMigrator) JobStats(ctx context.Context, id hypervisor.DomainID) (hypervisor.JobStats, error) {
-	return gated(g.a, "job-stats", func() (hypervisor.JobStats, error) { return g.a.node.host.JobStats(ctx, id) })
-}
-
-func (g gatedMigrator) CompletedStats(ctx context.Context, id hypervisor.DomainID) (hypervisor.JobStats, bool, error) {
-	var ok bool
-	s, err := gated(g.a, "completed-stats", func() (s hypervisor.JobStats, err error) {
-		s, ok, err = g.a.node.host.CompletedStats(ctx, id)
-		return s, err
-	})
-	return s, ok, err
-}
-
-func (g gatedMigrator) Sight(ctx context.Context, id hypervisor.DomainID) (hypervisor.Sighting, error) {
-	return gated(g.a, "sight", func() (hypervisor.Sighting, error) { return g.a.node.host.Sight(ctx, id) })
-}
-
-func (g gatedMigrator) Inspect(ctx context.Context, id hypervisor.DomainID) (hypervisor.Inspection, error) {
-	return gated(g.a, "inspect", func() (hypervisor.Inspection, error) {
-		in, err := g.a.node.host.Inspect(ctx, id)
-		in.Facts.Disks = []hypervisor.Disk{{Target: "vda", Source: "/images/web.qcow2"}}
-		return in, err
-	})
-}
-
-func (g gatedMigrator) SetDowntime(ctx context.Context, id hypervisor.DomainID, d time.Duration) error {
-	return gatedErr(g.a, "set-downtime", func() error { return g.a.node.host.SetDowntime(ctx, id, d) })
-}
-
-func (g gatedMigrator) SetBandwidth(ctx context.Context, id hypervisor.DomainID, b hypervisor.BytesPerSecond) error {
-	return gatedErr(g.a, "set-bandwidth", func() error { return g.a.node.host.SetBandwidth(ctx, id, b) })
-}
-
-func (g gatedMigrator) SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool) error {
-	return gatedErr(g.a, fmt.Sprintf("set-autostart-%v", on), func() error {
-		sleep(ctx, time.Duration(g.a.node.slow.Load()))
-		return g.a.node.host.SetAutostart(ctx, id, on)
-	})
-}
-
-func (g gatedMigrator) Resume(ctx context.Context, id hypervisor.DomainID) error {
-	return gatedErr(g.a, "resume", func() error { return g.a.node.host.Resume(ctx, id) })
-}
-
-func (g gatedMigrator) Undefine(ctx context.Context, id hypervisor.DomainID) error {
-	return gatedErr(g.a, "undefine", func() error { return g.a.node.host.Undefine(ctx, id) })
-}
-
-// gatedQueue is the store as an agent reaches it.
-type gatedQueue struct{ a *agent }
-
-func (g gatedQueue) Watch(ctx context.Context) <-chan Update { return g.a.session.Watch(ctx) }
-
-func (g gatedQueue) Get(ctx context.Context, id string) (Stored, error) {
-	return gated(g.a, "get", func() (Stored, error) { return g.a.session.Get(ctx, id) })
-}
-
-func (g gatedQueue) Begin(ctx context.Context, old Stored, m Migration) (Stored, error) {
-	return gated(g.a, "begin-"+string(m.Phase), func() (Stored, error) { return g.a.session.Begin(ctx, old, m) })
-}
-
-func (g gatedQueue) Update(ctx context.Context, old Stored, m Migration) (Stored, error) {
-	return gated(g.a, "update-"+string(m.Phase), func() (Stored, error) { return g.a.session.Update(ctx, old, m) })
-}
-
-func (g gatedQueue) Progress(ctx context.Context, p Progress) error {
-	return gatedErr(g.a, "progress", func() error { return g.a.session.Progress(ctx, p) })
-}
-
-func (g gatedQueue) Ask(ctx context.Context, host string, q Question) (Answer, error) {
-	return gated(g.a, "ask-"+string(q.Kind), func() (Answer, error) { return g.a.session.Ask(ctx, host, q) })
-}
-
 // awaitFinal lets time pass until the record is final and nobody works on it, at most d.
 func (w *world) awaitFinal(d time.Duration) Stored {
 	deadline := time.Now().Add(d)
@@ -440,12 +179,17 @@ func (w *world) problems(autostart bool) []string {
 func (w *world) flagProblems(rec Stored, autostart bool) []string {
 	var out []string
 	here, there := w.src.host.Autostart(vm), w.dst.host.Autostart(vm)
-	left := len(rec.Notes) > 0 && slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, "definition is left") })
+	noted := func(what string) bool {
+		return slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, what) })
+	}
+	if made := w.dst.disks.Load(); rec.CopyStorage && made != (rec.Phase == Done) && !noted("disk files") {
+		out = append(out, fmt.Sprintf("record says %s, disk files left on the target: %v, unmentioned", rec.Phase, made))
+	}
 	if rec.Phase == Done {
 		if here || there != autostart {
 			out = append(out, fmt.Sprintf("moved, autostart %v: source %v, target %v", autostart, here, there))
 		}
-		if w.src.host.Defined(vm) && !left {
+		if w.src.host.Defined(vm) && !noted("definition is left") {
 			out = append(out, "moved, and its definition is left on the source unmentioned")
 		}
 		return out
