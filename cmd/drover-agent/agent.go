@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/cmd/internal/conf"
+	"drover/cmd/internal/footprint"
 	"drover/cmd/internal/serve"
 	"drover/cmd/internal/version"
 	"drover/hypervisor"
@@ -27,10 +26,7 @@ import (
 // serveAgent is the one place where the agent is put together. It returns when ctx ends, after a
 // graceful stop: running migrations are left to libvirt, and adopted at the next start.
 func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
-	// The agent shares its host with guests: it trades a little CPU for a small and steady heap.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
-	}
+	footprint.Small()
 	spool, err := precopy.OpenSpool(filepath.Join(s.SpoolDir, "spool"))
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 
 	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/conf"
+	"drover/cmd/internal/footprint"
 	"drover/cmd/internal/logs"
 	"drover/cmd/internal/serve"
 	"drover/scheduler"
@@ -71,6 +72,7 @@ func runScheduler(c *cli.Context) error {
 //	embedded store (if any) <- client <- View -> Loop -> orders
 //	                                      health, metrics, systemd
 func schedule(ctx context.Context, settings *conf.Scheduler, log *slog.Logger) (err error) {
+	footprint.Small()
 	g, ctx := errgroup.WithContext(ctx)
 	endpoints := settings.Endpoints
 	if settings.EmbeddedDir != "" {

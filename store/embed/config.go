@@ -144,7 +144,7 @@ func (c Config) etcd(hook fatalHook) (*etcdembed.Config, error) {
 	e.QuotaBackendBytes = int64(c.Quota)
 	// The raft log is held in memory until the next snapshot: the default of 10,000 entries would be
 	// tens of MiB of reports. There is no follower that could need the entries after it.
-	e.SnapshotCount, e.SnapshotCatchUpEntries = 1000, 100
+	e.SnapshotCount, e.SnapshotCatchUpEntries = 250, 50
 	e.AutoCompactionMode = etcdembed.CompactorModePeriodic
 	e.AutoCompactionRetention = c.Retention.String()
 	e.BootstrapDefragThresholdMegabytes = uint(defragMinimum / hypervisor.MiB)
