@@ -88,7 +88,7 @@ func ParseRate(s string) (BytesPerSecond, error) {
 			continue
 		}
 		f, err := strconv.ParseFloat(num, 64)
-		if err != nil || f < 0 || f*factor > 1e18 {
+		if err != nil || !(f >= 0 && f*factor <= 1e18) { // NaN compares false
 			return 0, bad
 		}
 		return BytesPerSecond(f * factor / 8), nil
