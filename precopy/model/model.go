@@ -1,0 +1,185 @@
+package model
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// Growth is how the dirtied set grows after a bitmap sync. The zero value is a guest that writes
+// nothing.
+type Growth struct {
+	Set  hypervisor.Bytes          // the writable working set, where it saturates
+	Rate hypervisor.BytesPerSecond // at which it begins to grow
+}
+
+// Dirtied is the expected size of the set after t.
+func (g Growth) Dirtied(t time.Duration) hypervisor.Bytes {
+	if g.Set <= 0 || g.Rate <= 0 || t <= 0 {
+		return 0
+	}
+	s := float64(g.Set)
+	return hypervisor.Bytes(-s * math.Expm1(-float64(g.Rate)*t.Seconds()/s))
+}
+
+// Slowed is the growth while the vCPUs run only the share (0 to 1) of the time.
+func (g Growth) Slowed(share float64) Growth {
+	g.Rate = hypervisor.BytesPerSecond(float64(g.Rate) * min(max(share, 0), 1))
+	return g
+}
+
+// Floor is the size at which rounds stop shrinking at the bandwidth; 0 when they shrink to nothing.
+func (g Growth) Floor(bandwidth hypervisor.BytesPerSecond) hypervisor.Bytes {
+	if g.Rate <= bandwidth || g.Set <= 0 {
+		return 0
+	}
+	if bandwidth <= 0 {
+		return g.Set
+	}
+	// x = R*/S solves x = 1 - e^(-a x) with a = w/B > 1; the root in (0, 1] is unique.
+	a := float64(g.Rate) / float64(bandwidth)
+	low, high := 0.0, 1.0
+	for range 60 {
+		x := (low + high) / 2
+		if -math.Expm1(-a*x) > x {
+			low = x
+		} else {
+			high = x
+		}
+	}
+	return hypervisor.Bytes(high * float64(g.Set))
+}
+
+// Share is the largest share of time that the vCPUs may run for the floor to fit into the downtime
+// limit at the bandwidth: 1 when they need not be slowed, 0 when nothing helps.
+func (g Growth) Share(bandwidth hypervisor.BytesPerSecond, limit time.Duration) float64 {
+	fits := float64(bandwidth) * limit.Seconds()
+	if fits <= 0 {
+		return 0
+	}
+	s, w := float64(g.Set), float64(g.Rate)
+	if fits >= s || w <= float64(bandwidth) {
+		return 1
+	}
+	return min(1, -s/(w*limit.Seconds())*math.Log1p(-fits/s))
+}
+
+// Sample is one observation: the set's size when the window after a sync ended.
+type Sample struct {
+	Window  time.Duration
+	Dirtied hypervisor.Bytes
+}
+
+// Fit finds the growth that explains the samples best, in the least squares of their logarithms.
+// total bounds the working set. Spread is the root mean square of the relative error. One window
+// alone cannot show where the set saturates: the fit is then linear up to total, which forecasts
+// too much rather than too little. False when no sample says anything.
+func Fit(samples []Sample, total hypervisor.Bytes) (g Growth, spread float64, ok bool) {
+	use := slices.DeleteFunc(slices.Clone(samples), func(s Sample) bool { return s.Window <= 0 || s.Dirtied <= 0 })
+	if len(use) == 0 {
+		return Growth{}, 0, false
+	}
+	most := slices.MaxFunc(use, func(a, b Sample) int { return int(a.Dirtied - b.Dirtied) }).Dirtied
+	total = max(total, most+most/8+1)
+	best := math.Inf(1)
+	// The set lies between the most that was seen and all memory; in steps of 6 %.
+	for set := float64(most) * 1.005; ; set *= 1.06 {
+		set = min(set, float64(total))
+		c := Growth{Set: hypervisor.Bytes(set), Rate: rateFor(use, set)}
+		if e := misfit(use, c); e <= best+1e-12 {
+			// Equally good: the larger set, which promises less.
+			g, best = c, e
+		}
+		if set >= float64(total) {
+			break
+		}
+	}
+	return g, math.Sqrt(best / float64(len(use))), true
+}
+
+// rateFor is the rate that suits the samples for a given set: the geometric mean of what each asks.
+func rateFor(samples []Sample, set float64) hypervisor.BytesPerSecond {
+	sum := 0.0
+	for _, s := range samples {
+		full := min(float64(s.Dirtied)/set, 0.995)
+		sum += math.Log(-set / s.Window.Seconds() * math.Log1p(-full))
+	}
+	return hypervisor.BytesPerSecond(math.Exp(sum / float64(len(samples))))
+}
+
+func misfit(samples []Sample, g Growth) float64 {
+	e := 0.0
+	for _, s := range samples {
+		d := math.Log(float64(max(g.Dirtied(s.Window), 1)) / float64(s.Dirtied))
+		e += d * d
+	}
+	return e
+}
+
+// Input is what a forecast starts from.
+type Input struct {
+	Growth Growth
+	// Rest is what has to be sent before the next sync: all memory that is in use, at the start.
+	Rest      hypervisor.Bytes
+	Bandwidth hypervisor.BytesPerSecond // of the stream while it copies
+	Switch    hypervisor.BytesPerSecond // at switchover, when the cap is lifted; 0 is Bandwidth
+	Limit     time.Duration             // the downtime limit
+	Overhead  time.Duration             // of a switchover with nothing left to send
+}
+
+// Forecast is what is to be expected.
+type Forecast struct {
+	Converges bool
+	// Duration and Bytes are until the guest runs on the target, or until the floor is reached.
+	Duration time.Duration
+	Bytes    hypervisor.Bytes
+	Pause    time.Duration // of a switchover then
+	Rounds   int
+	Floor    hypervisor.Bytes // what is left when rounds no longer shrink; 0 when it converges
+}
+
+// maxRounds bounds a forecast; rounds that shrink so slowly do not converge in practice.
+const maxRounds = 60
+
+// Predict plays the rounds forward.
+func Predict(in Input) Forecast {
+	f := Forecast{}
+	if in.Bandwidth <= 0 {
+		return Forecast{Duration: math.MaxInt64, Pause: math.MaxInt64, Floor: in.Rest}
+	}
+	fits := hypervisor.Bytes(float64(in.Bandwidth) * in.Limit.Seconds())
+	rest := in.Rest
+	for f.Rounds = 1; f.Rounds <= maxRounds; f.Rounds++ {
+		t := in.Bandwidth.Time(rest)
+		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+rest
+		next := in.Growth.Dirtied(t)
+		if next <= fits {
+			f.Converges, rest = true, next
+			break
+		}
+		if float64(next) > 0.98*float64(rest) {
+			rest = next
+			break
+		}
+		rest = next
+	}
+	if !f.Converges {
+		f.Floor = rest
+	}
+	speed := in.Switch
+	if speed <= 0 {
+		speed = in.Bandwidth
+	}
+	f.Pause = satAdd(in.Overhead, speed.Time(rest))
+	f.Duration, f.Bytes = satAdd(f.Duration, f.Pause), f.Bytes+rest
+	return f
+}
+
+func satAdd(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
+}

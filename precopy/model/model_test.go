@@ -1,0 +1,175 @@
+package model
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+)
+
+const mib = hypervisor.MiB
+
+func drawGrowth(t *rapid.T) Growth {
+	return Growth{
+		Set:  hypervisor.Bytes(rapid.Int64Range(1, 4096).Draw(t, "set")) * mib,
+		Rate: hypervisor.BytesPerSecond(rapid.Int64Range(1, 4096).Draw(t, "rate")) * hypervisor.BytesPerSecond(mib),
+	}
+}
+
+func drawRate(t *rapid.T, name string) hypervisor.BytesPerSecond {
+	return hypervisor.BytesPerSecond(rapid.Int64Range(1, 2048).Draw(t, name)) * hypervisor.BytesPerSecond(mib)
+}
+
+func TestDirtiedGrowsAndSaturates(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := drawGrowth(t)
+		a := time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "a"))
+		b := a + time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(t, "b"))
+		da, db := g.Dirtied(a), g.Dirtied(b)
+		switch {
+		case da > db:
+			t.Fatalf("%s after %s, %s after %s", da, a, db, b)
+		case db > g.Set:
+			t.Fatalf("%s of a set of %s", db, g.Set)
+		case float64(da) > float64(g.Rate)*a.Seconds()+1:
+			t.Fatalf("%s after %s at %s", da, a, g.Rate)
+		}
+	})
+}
+
+// The floor is a fixed point of the rounds, and rounds below the rate have none.
+func TestFloorIsAFixedPoint(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g, b := drawGrowth(t), drawRate(t, "bandwidth")
+		floor := g.Floor(b)
+		if g.Rate <= b {
+			if floor != 0 {
+				t.Fatalf("floor %s although %s <= %s", floor, g.Rate, b)
+			}
+			return
+		}
+		again := g.Dirtied(b.Time(floor))
+		if d := math.Abs(float64(again - floor)); d > float64(g.Set)/1000+4096 {
+			t.Fatalf("floor %s becomes %s", floor, again)
+		}
+	})
+}
+
+// At the share that is said to suffice, the floor fits; a tenth more does not, unless none was needed.
+func TestShareIsJustEnough(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g, b := drawGrowth(t), drawRate(t, "bandwidth")
+		limit := time.Duration(rapid.Int64Range(1, 2000).Draw(t, "limit")) * time.Millisecond
+		fits := float64(b) * limit.Seconds()
+		share := g.Share(b, limit)
+		if share <= 0 || share > 1 {
+			t.Fatalf("share %v", share)
+		}
+		if floor := g.Slowed(share).Floor(b); float64(floor) > fits*1.01+float64(g.Set)/1000 {
+			t.Fatalf("at share %.3f the floor %s does not fit %.0f bytes", share, floor, fits)
+		}
+		if share < 0.9 {
+			more := g.Slowed(share * 1.1)
+			if more.Rate > b && float64(more.Floor(b)) < fits*0.99 {
+				t.Fatalf("share %.3f is less than needed: at a tenth more the floor is %s of %.0f", share, more.Floor(b), fits)
+			}
+		}
+	})
+}
+
+// More bandwidth, a higher limit or a slower guest never makes it worse.
+func TestPredictIsMonotone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Input{
+			Growth: drawGrowth(t), Rest: hypervisor.Bytes(rapid.Int64Range(1, 8192).Draw(t, "rest")) * mib,
+			Bandwidth: drawRate(t, "bandwidth"),
+			Limit:     time.Duration(rapid.Int64Range(1, 1000).Draw(t, "limit")) * time.Millisecond,
+			Overhead:  30 * time.Millisecond,
+		}
+		base := Predict(in)
+		if base.Converges && base.Pause > in.Overhead+in.Limit+time.Millisecond {
+			t.Fatalf("pause %s over the limit of %s", base.Pause, in.Limit)
+		}
+		if base.Bytes < in.Rest || base.Duration < in.Bandwidth.Time(in.Rest) {
+			t.Fatalf("less than one pass: %+v", base)
+		}
+		for name, change := range map[string]func(*Input){
+			"bandwidth": func(i *Input) { i.Bandwidth *= 2 },
+			"limit":     func(i *Input) { i.Limit *= 2 },
+			"slower":    func(i *Input) { i.Growth = i.Growth.Slowed(0.5) },
+		} {
+			better := in
+			change(&better)
+			f := Predict(better)
+			if base.Converges && (!f.Converges || f.Duration > base.Duration+in.Limit) {
+				t.Fatalf("%s made it worse: %+v, was %+v", name, f, base)
+			}
+		}
+	})
+}
+
+// Samples drawn from a growth give it back, where the windows show its bend.
+func TestFitFindsWhatMadeTheSamples(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := Growth{
+			Set:  hypervisor.Bytes(rapid.Int64Range(16, 1024).Draw(t, "set")) * mib,
+			Rate: hypervisor.BytesPerSecond(rapid.Int64Range(16, 1024).Draw(t, "rate")) * hypervisor.BytesPerSecond(mib),
+		}
+		bend := time.Duration(float64(g.Set) / float64(g.Rate) * float64(time.Second))
+		var samples []Sample
+		for _, f := range []float64{0.1, 0.5, 1, 2} {
+			w := time.Duration(f * float64(bend))
+			noise := 1 + 0.02*rapid.Float64Range(-1, 1).Draw(t, "noise")
+			samples = append(samples, Sample{w, hypervisor.Bytes(float64(g.Dirtied(w)) * noise)})
+		}
+		got, spread, ok := Fit(samples, 8*hypervisor.GiB)
+		if !ok || spread > 0.05 {
+			t.Fatalf("fit %+v, spread %.3f", got, spread)
+		}
+		if r := float64(got.Set) / float64(g.Set); r < 0.8 || r > 1.25 {
+			t.Fatalf("set %s, want %s", got.Set, g.Set)
+		}
+		if r := float64(got.Rate) / float64(g.Rate); r < 0.85 || r > 1.18 {
+			t.Fatalf("rate %s, want %s", got.Rate, g.Rate)
+		}
+	})
+}
+
+func TestFitOfOneWindowPromisesLittle(t *testing.T) {
+	g, _, ok := Fit([]Sample{{time.Second, 50 * mib}}, 4*hypervisor.GiB)
+	if !ok || g.Set < 3*hypervisor.GiB {
+		t.Errorf("one sample gave %+v, want a set up to all memory", g)
+	}
+	if d := g.Dirtied(time.Second); d < 45*mib || d > 55*mib {
+		t.Errorf("the sample itself is explained as %s, want 50 MiB", d)
+	}
+	if _, _, ok := Fit(nil, hypervisor.GiB); ok {
+		t.Error("no samples gave a fit")
+	}
+}
+
+func TestPredictKnownCases(t *testing.T) {
+	link := 50 * hypervisor.BytesPerSecond(mib)
+	tests := []struct {
+		name      string
+		in        Input
+		converges bool
+		min, max  time.Duration
+	}{
+		{"idle", Input{Rest: 512 * mib, Bandwidth: link, Limit: 20 * time.Millisecond}, true, 10 * time.Second, 11 * time.Second},
+		{"half the link", Input{Growth: Growth{256 * mib, link / 2}, Rest: 512 * mib, Bandwidth: link, Limit: 100 * time.Millisecond}, true, 12 * time.Second, 20 * time.Second},
+		{"twice the link, wide", Input{Growth: Growth{512 * mib, 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 900 * time.Millisecond}, false, 20 * time.Second, 80 * time.Second},
+		{"twice the link, small set", Input{Growth: Growth{16 * mib, 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 400 * time.Millisecond}, true, 20 * time.Second, 23 * time.Second},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			f := Predict(tc.in)
+			if f.Converges != tc.converges || f.Duration < tc.min || f.Duration > tc.max {
+				t.Errorf("%+v, want converges %v within %s to %s", f, tc.converges, tc.min, tc.max)
+			}
+		})
+	}
+}
