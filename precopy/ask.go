@@ -9,14 +9,15 @@ import (
 // QuestionKind is what an agent is asked.
 type QuestionKind string
 
-// The questions that only a host's libvirt can answer. The last two change something on the target's
-// disk store: they are idempotent, and take back only what they made.
+// The questions that only a host's libvirt can answer. Those about disks change something on
+// the target's disk store: they are idempotent, and take back only what they made.
 const (
 	AskSight        QuestionKind = "sight"         // what do you see of this domain now
 	AskInspect      QuestionKind = "inspect"       // facts and blockers of a domain that is to leave
 	AskCheckTarget  QuestionKind = "check-target"  // would this domain run here
 	AskCreateDisks  QuestionKind = "create-disks"  // make the files for a storage copy
 	AskDiscardDisks QuestionKind = "discard-disks" // remove the files made for that migration
+	AskPeerCheck    QuestionKind = "peer-check"    // what would stop migrations from here to these hosts
 )
 
 // Question is put to one host's agent through the store.
@@ -29,6 +30,7 @@ type Question struct {
 	Target    *hypervisor.TargetQuestion `json:"target,omitempty"`
 	Migration string                     `json:"migration,omitempty"` // for disks: who they are made for
 	Disks     []hypervisor.Disk          `json:"disks,omitempty"`
+	Peers     []hypervisor.Peer          `json:"peers,omitempty"` // for a peer check; none: only the host itself
 }
 
 // Answer is an agent's answer; it was sampled after the question was seen.
@@ -40,6 +42,7 @@ type Answer struct {
 	Sighting   *hypervisor.Sighting   `json:"sighting,omitempty"`
 	Inspection *hypervisor.Inspection `json:"inspection,omitempty"`
 	Blockers   []hypervisor.Blocker   `json:"blockers,omitempty"`
+	PeerReport *hypervisor.PeerReport `json:"peer_report,omitempty"`
 	// Error is set when the agent could not find out; the other fields then mean nothing.
 	Error string `json:"error,omitempty"`
 }

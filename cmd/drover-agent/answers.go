@@ -43,6 +43,9 @@ func (a *agent) find(ctx context.Context, q precopy.Question, out *precopy.Answe
 		return a.host.CreateDisks(ctx, q.Migration, q.Disks)
 	case precopy.AskDiscardDisks:
 		return a.host.RemoveDisks(ctx, q.Migration)
+	case precopy.AskPeerCheck:
+		out.PeerReport = a.peerReport(ctx, q.Peers)
+		return nil
 	}
 	return errors.New("this agent does not know the question " + string(q.Kind))
 }

@@ -44,7 +44,7 @@ func hostCommand() *cli.Command {
 					"that run gives it up.",
 				Action: cordonAction(false),
 			},
-			forgetCommand(),
+			hostCheckCommand(), forgetCommand(),
 		},
 	}
 }

@@ -29,6 +29,7 @@ const defaultTimeout = 10 * time.Second
 // session is one command's connection to the store.
 type session struct {
 	*store.Store
+	client *etcd.Client
 	cli    *cli.Context
 	format out.Format
 	actor  string
@@ -67,7 +68,7 @@ func withStore(ctx context.Context, c *cli.Context, do action) error {
 	if err != nil {
 		return usageIf(c, err, etcd.ErrConfig)
 	}
-	s := &session{Store: store.New(client), cli: c, format: format, actor: actor(c)}
+	s := &session{Store: store.New(client), client: client, cli: c, format: format, actor: actor(c)}
 	err = do(ctx, s)
 	if cerr := errors.Join(s.Close(), client.Close()); err == nil {
 		err = cerr

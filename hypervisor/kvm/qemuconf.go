@@ -51,13 +51,18 @@ func (c *qemuConf) first(key, otherwise string) string {
 // migrationTLS reports whether the host has the certificates that an encrypted stream needs at
 // either end.
 func (c *qemuConf) migrationTLS() bool {
-	dir := c.first("migrate_tls_x509_cert_dir", c.first("default_tls_x509_cert_dir", "/etc/pki/qemu"))
+	dir := c.migrationDir()
 	for _, name := range []string{"ca-cert.pem", "server-cert.pem", "server-key.pem"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return false
 		}
 	}
 	return true
+}
+
+// migrationDir is where QEMU looks for the certificates of encrypted streams.
+func (c *qemuConf) migrationDir() string {
+	return c.first("migrate_tls_x509_cert_dir", c.first("default_tls_x509_cert_dir", "/etc/pki/qemu"))
 }
 
 // parseConf reads libvirt's configuration syntax: key = "string", key = number and key = [ list ],
