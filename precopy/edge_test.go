@@ -134,3 +134,23 @@ func TestUnstartedEndLeavesOthersAlone(t *testing.T) {
 		}
 	})
 }
+
+// TestCancelWhileTheAgentIsAway asks for a stop between two runs of the agent.
+func TestCancelWhileTheAgentIsAway(t *testing.T) {
+	inWorld(t, autostarted, func(w *world) {
+		w.dst.start(kill{})
+		dead := w.src.start(kill{})
+		time.Sleep(300 * time.Millisecond)
+		dead.mu.Lock()
+		dead.die()
+		dead.mu.Unlock()
+		<-dead.done
+		cancelAfter(100 * time.Millisecond)(w)
+		w.src.start(kill{})
+		rec := w.awaitFinal(time.Minute)
+		w.report(w.problems(true))
+		if rec.Phase != Aborted || rec.ReasonCode != "cancelled" || len(rec.Attempts) != 1 || !rec.Attempts[0].Adopted {
+			w.t.Errorf("ended %s %q, attempts %+v; want the adopted one cancelled", rec.Phase, rec.ReasonCode, rec.Attempts)
+		}
+	})
+}

@@ -309,7 +309,7 @@ func TestStrategiesHelpWhereTheyShould(t *testing.T) {
 		name     string
 		pattern  Pattern
 		strategy hypervisor.Strategy
-		done     bool // within two minutes
+		done     bool // within 45 s
 	}{
 		{"words, plain", words, hypervisor.Strategy{}, false},
 		{"words, xbzrle", words, hypervisor.Strategy{Compression: "xbzrle"}, true},
@@ -328,10 +328,10 @@ func TestStrategiesHelpWhereTheyShould(t *testing.T) {
 					if err != nil || !tc.done {
 						t.Errorf("ended with %v after all, want it to run on", err)
 					}
-				case <-time.After(2 * time.Minute):
+				case <-time.After(45 * time.Second):
 					s, _ := l.src.JobStats(l.ctx, vm)
 					if tc.done {
-						t.Errorf("not done after two minutes: round %d, rest %s, throttle %d%%", s.Round, s.MemRemaining, s.Throttle)
+						t.Errorf("not done after 45s: round %d, rest %s, throttle %d%%", s.Round, s.MemRemaining, s.Throttle)
 					}
 					if s.Throttle != 0 {
 						t.Errorf("throttled by %d%% unasked", s.Throttle)
