@@ -123,6 +123,8 @@ func (a *fakeAgent) answer(_ context.Context, q precopy.Question) precopy.Answer
 				}}
 			}
 		}
+	case precopy.AskPeerCheck:
+		out.PeerReport = a.peerReport(q.Peers)
 	case precopy.AskCheckTarget:
 		if strings.HasPrefix(q.Target.Inspection.Facts.Name, "stuck") {
 			out.Blockers = []hypervisor.Blocker{{
@@ -131,6 +133,19 @@ func (a *fakeAgent) answer(_ context.Context, q precopy.Question) precopy.Answer
 		}
 	}
 	return out
+}
+
+// peerReport finds that streams to a host called "walled…" do not get through.
+func (a *fakeAgent) peerReport(peers []hypervisor.Peer) *hypervisor.PeerReport {
+	r := &hypervisor.PeerReport{Clock: time.Now(), Ports: [2]int{49152, 49215}}
+	for _, p := range peers {
+		f := hypervisor.Finding{Host: a.name, Peer: p.Host, Check: hypervisor.CheckStream, Level: hypervisor.CheckOK, Detail: "open"}
+		if strings.HasPrefix(p.Host, "walled") {
+			f.Level, f.Detail = hypervisor.CheckStop, "no answer"
+		}
+		r.Findings = append(r.Findings, f)
+	}
+	return r
 }
 
 func (a *fakeAgent) work(ctx context.Context) {

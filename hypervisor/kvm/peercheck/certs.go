@@ -16,32 +16,60 @@ import (
 // endsSoon is how long before its end a certificate is worth a word.
 const endsSoon = 30 * 24 * time.Hour
 
-// Certificates looks at every certificate that this host's part of a migration needs, as of now.
+// Certificates looks at every certificate that this host's part of a migration needs, as of now. It
+// returns a finding for each that is not fine, and one for all that are.
 func Certificates(c Config, now time.Time) []hypervisor.Finding {
 	var found []hypervisor.Finding
-	add := func(what, path, mustName string) {
-		found = append(found, certificate(what, path, mustName, now))
+	var fine int
+	var first time.Time
+	for _, w := range c.wanted() {
+		f, ends := certificate(w.what, w.path, w.mustName, now)
+		if f.Level != hypervisor.CheckOK {
+			found = append(found, f)
+			continue
+		}
+		fine++
+		if first.IsZero() || ends.Before(first) {
+			first = ends
+		}
 	}
-	if way, err := parseURI(c.PeerURI); err == nil && way.tls {
-		ca, cert, _ := c.clientFiles("")
-		add("libvirt's authority", ca, "")
-		add("libvirt's client certificate", cert, "")
-		add("libvirt's server certificate", c.path("/etc/pki/libvirt/servercert.pem"), way.server)
-	}
-	if c.MigrationTLS {
-		dir := orElse(c.MigrationDir, c.path("/etc/pki/qemu"))
-		add("the streams' authority", filepath.Join(dir, "ca-cert.pem"), "")
-		add("the streams' client certificate", filepath.Join(dir, "client-cert.pem"), "")
-		add("the streams' server certificate", filepath.Join(dir, "server-cert.pem"), c.StreamAddress)
-	}
-	if c.AgentCert != "" {
-		add("the agent's certificate", c.AgentCert, "")
+	if fine > 0 {
+		found = append(found, hypervisor.Finding{
+			Check: hypervisor.CheckCertificate, Level: hypervisor.CheckOK,
+			Detail: fmt.Sprintf("%d files are fine, the first ends on %s", fine, first.Format(time.DateOnly)),
+		})
 	}
 	return found
 }
 
-// certificate judges one file. mustName is a name or an address that must be in it, "" for any.
-func certificate(what, path, mustName string, now time.Time) hypervisor.Finding {
+// wantedFile is a certificate that must be there. mustName is a name or an address that must be in
+// it, "" for any.
+type wantedFile struct{ what, path, mustName string }
+
+func (c Config) wanted() []wantedFile {
+	var list []wantedFile
+	if way, err := parseURI(c.PeerURI); err == nil && way.tls {
+		ca, cert, _ := c.clientFiles("")
+		list = append(list,
+			wantedFile{"libvirt's authority", ca, ""},
+			wantedFile{"libvirt's client certificate", cert, ""},
+			wantedFile{"libvirt's server certificate", c.path("/etc/pki/libvirt/servercert.pem"), way.server})
+	}
+	if c.MigrationTLS {
+		dir := orElse(c.MigrationDir, c.path("/etc/pki/qemu"))
+		list = append(list,
+			wantedFile{"the streams' authority", filepath.Join(dir, "ca-cert.pem"), ""},
+			wantedFile{"the streams' client certificate", filepath.Join(dir, "client-cert.pem"), ""},
+			wantedFile{"the streams' server certificate", filepath.Join(dir, "server-cert.pem"), c.StreamAddress})
+	}
+	if c.AgentCert != "" {
+		list = append(list, wantedFile{"the agent's certificate", c.AgentCert, ""})
+	}
+	return list
+}
+
+// certificate judges one file, and returns when it ends.
+func certificate(what, path, mustName string, now time.Time) (hypervisor.Finding, time.Time) {
 	f := hypervisor.Finding{Check: hypervisor.CheckCertificate, Level: hypervisor.CheckStop}
 	cert, err := read(path)
 	switch {
@@ -61,9 +89,10 @@ func certificate(what, path, mustName string, now time.Time) hypervisor.Finding 
 		f.Detail = fmt.Sprintf("%s ends in %d days: %s", what, int(cert.NotAfter.Sub(now).Hours()/24), path)
 		f.Remedy = "drover pki renew, and copy it"
 	default:
-		f.Level, f.Detail = hypervisor.CheckOK, fmt.Sprintf("%s ends on %s", what, cert.NotAfter.Format(time.DateOnly))
+		f.Level = hypervisor.CheckOK
+		return f, cert.NotAfter
 	}
-	return f
+	return f, time.Time{}
 }
 
 func read(path string) (*x509.Certificate, error) {
