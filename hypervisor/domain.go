@@ -91,6 +91,12 @@ const (
 	ReasonAPIError          StateReason = "api-error" // resume failed at roll-back
 	ReasonUser              StateReason = "user"      // paused by a person
 	ReasonIOError           StateReason = "io-error"
+	// Of a domain that is shut off. ReasonDestroyed proves nothing by itself: libvirt also ends an
+	// incoming copy that never ran in this way.
+	ReasonShutdown  StateReason = "shutdown"  // from inside, or politely asked: it had run
+	ReasonCrashed   StateReason = "crashed"   // its process ended by itself
+	ReasonDestroyed StateReason = "destroyed" // killed
+	ReasonFailed    StateReason = "failed"    // its start failed, or that of an incoming copy
 )
 
 // Sighting is what one hypervisor answered about one domain at one moment. It is the only evidence

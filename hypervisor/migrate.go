@@ -26,6 +26,9 @@ type MigrateSpec struct {
 	// CopyDisks are the disks (targets such as "vda") to copy; the files must exist on the target.
 	CopyDisks []string
 	Strategy  Strategy
+	// Proceed, if set, is called once, as the last thing before libvirt is asked to migrate. Its error
+	// is returned by Migrate as it is, and nothing was begun then. It does not block for long.
+	Proceed func() error
 }
 
 // Strategy is how the memory stream is encoded; it can't change once a migration runs.
