@@ -1,0 +1,65 @@
+// Package policy is what people want of migrations: classes of intent, and which VM has which.
+//
+// # For operators
+//
+// No document is needed: a VM may pause for 150 ms, up to 900 ms when there is no other way, may be
+// slowed by 30 %, is sent encrypted, and never by post-copy. A document says otherwise, for all VMs or
+// for some:
+//
+//	schema: 1
+//	default:                     # what classes do not say; what this does not say is as above
+//	  max_slowdown: 20%
+//	classes:
+//	  gold:
+//	    max_pause: 80ms          # the promise
+//	    max_pause_ceiling: 80ms  # how far it may be stretched when there is no other way
+//	    max_slowdown: 0%         # share of the guest's work that may be lost; 0% never throttles
+//	  batch:
+//	    max_pause: 2s
+//	    max_pause_ceiling: 10s
+//	    budget: 30m              # abort when not done by then; 0 reckons it from size and link
+//	    priority: -10            # of several requests the higher is ordered first
+//	  appliance:
+//	    pinned: true             # never moves
+//	rules:                       # the first that matches decides
+//	  - match: {name: "web-*", labels: {env: prod}}
+//	    class: gold
+//	  - match: {host: "batch*"}
+//	    class: batch
+//	groups:
+//	  - name: database
+//	    vms: ["db-*"]
+//	    kind: anti_affinity      # or affinity
+//	    strength: required       # or preferred
+//
+// The other fields of a class are post_copy (never, allowed), encrypt (true, false) and cooldown (30m:
+// the rest that a VM gets after a move before another one that nobody asked for). Times have a unit,
+// shares a per cent sign. Every condition of a match must hold; name and host are patterns with *, ? and
+// [a-z]; labels must be equal. A match on the host changes as the VM moves.
+//
+// The most particular word counts: the VM's own class and values ("drover vm set"), else the class of
+// the first rule that matches, else the default. "drover policy check VM" shows which it is and where
+// every value comes from. Flags of "drover migrate" count for that one migration.
+//
+//	drover policy show -o yaml > policy.yaml   # has the revision: apply refuses what is outdated
+//	drover policy apply policy.yaml --dry-run  # what would change, and for which VMs
+//	drover policy apply policy.yaml
+//	drover policy edit                         # the same in an editor
+//	drover vm set web-1 --class gold --label env=prod
+//	drover vm set fw --pinned=true
+//
+// A change counts from the next request on, without a restart. A migration keeps the values that it was
+// asked for with; they are in its record. Groups and cooldown are for automatic moves; an order by hand
+// heeds neither.
+//
+// A policy that can't be read, or a VM whose class is gone, stops the migrations concerned with code
+// "policy": a promise that is not known can't be kept. Apply therefore refuses to remove a class that a
+// VM names.
+//
+// # For programmers
+//
+// The rooms: document.go and units.go (the records), parse.go (strict reading, all faults at once),
+// validate.go, resolve.go (which class and value, and why), diff.go. Everything here is pure; values may
+// be shared but not written to once handed out. The store keeps a [Document] under its policy key and a
+// [VMRecord] for each VM about which somebody decided something; fleet.Snapshot has both.
+package policy
