@@ -138,13 +138,8 @@ func PlanAuth(have, want Auth, mine string) []Step {
 // kv.ErrDenied for others.
 func (c *Client) ReadAuth(ctx context.Context) (Auth, error) {
 	out := Auth{Roles: map[string][]kv.Access{}, Users: map[string][]string{}}
-	status, err := bounded(ctx, c, c.etcd.AuthStatus)
-	switch {
-	case err == nil:
-		out.Enabled = status.Enabled
-	case code(err) == codes.Unimplemented:
-		// Before 3.5 nobody tells; switching on what is on does nothing.
-	default:
+	var err error
+	if out.Enabled, err = c.authEnabled(ctx); err != nil {
 		return Auth{}, c.wrap(ctx, readAuth, false, err)
 	}
 	roles, err := bounded(ctx, c, c.etcd.RoleList)
@@ -175,6 +170,25 @@ func (c *Client) ReadAuth(ctx context.Context) (Auth, error) {
 		out.Users[name] = user.Roles
 	}
 	return out, nil
+}
+
+// authEnabled reads the switch. Members before 3.5 don't tell, but they answer differently to a log-in
+// that can't succeed.
+func (c *Client) authEnabled(ctx context.Context) (bool, error) {
+	status, err := bounded(ctx, c, c.etcd.AuthStatus)
+	if err == nil || code(err) != codes.Unimplemented {
+		return err == nil && status.Enabled, err
+	}
+	_, err = bounded(ctx, c, func(ctx context.Context) (*clientv3.AuthenticateResponse, error) {
+		return c.etcd.Authenticate(ctx, RootRole, "")
+	})
+	switch {
+	case errors.Is(err, rpctypes.ErrAuthNotEnabled):
+		return false, nil
+	case code(err) == codes.Unavailable, code(err) == codes.DeadlineExceeded, code(err) == codes.Canceled:
+		return false, err
+	}
+	return true, nil
 }
 
 const readAuth = "read users and roles"
