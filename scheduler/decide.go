@@ -19,6 +19,8 @@ const (
 	// lapseGrace is how long after its lease ended an agent may be away before its migrations are
 	// called unknown: a restart takes less.
 	lapseGrace = 10 * time.Second
+	// downGrace is how long a request waits for a host that is down: a restart takes less.
+	downGrace = 30 * time.Second
 	// answerLife is how long a preflight's result holds.
 	answerLife = 30 * time.Second
 	// unknownLink is assumed where a migration network's speed is not known.
@@ -49,8 +51,10 @@ type Result struct {
 // time.
 type Memory struct {
 	Preflights map[Key]Result
-	// AwaySince is since when a host with unfinished migrations has no living agent.
+	// AwaySince is since when a host has no living agent.
 	AwaySince map[string]time.Time
+	// DownSince is since when a host is not [feasible.Up]; it covers AwaySince.
+	DownSince map[string]time.Time
 }
 
 // Inputs is everything that a pass depends on.
@@ -154,7 +158,21 @@ func (p *pass) admit(m precopy.Stored) {
 		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
 		return
 	}
-	dom, ok := p.domain(m)
+	src := p.Fleet.Hosts[m.Source]
+	if src == nil {
+		p.refuse(m, hypervisor.Blocker{Code: feasible.UnknownHost, Detail: "no host is called " + m.Source})
+		return
+	}
+	if down := feasible.Up(p.Fleet, src); down != nil {
+		// Its VMs are not known now: "unknown-vm" would be a lie.
+		if p.brief(m.Source) {
+			p.waitFor(m, m.Source, *down)
+		} else {
+			p.refuse(m, *down)
+		}
+		return
+	}
+	dom, ok := domain(src, m.UUID)
 	if !ok {
 		p.refuse(m, hypervisor.Blocker{Code: hypervisor.BlockUnknownDomain, Detail: fmt.Sprintf("%s is not on %s", m.Domain, m.Source)})
 		return
@@ -169,24 +187,42 @@ func (p *pass) admit(m precopy.Stored) {
 		return
 	}
 	targets, refused := p.targets(m, r)
-	if len(targets) == 0 {
-		p.refuse(m, noTarget(m, refused))
-		return
-	}
 	p.choose(m, r, targets, refused)
 }
 
-func (p *pass) domain(m precopy.Stored) (fleet.Domain, bool) {
-	h := p.Fleet.Hosts[m.Source]
-	if h == nil {
-		return fleet.Domain{}, false
-	}
+func domain(h *fleet.Host, id hypervisor.DomainID) (fleet.Domain, bool) {
 	for _, d := range h.Domains() {
-		if d.Facts.ID == m.UUID {
+		if d.Facts.ID == id {
 			return d, true
 		}
 	}
 	return fleet.Domain{}, false
+}
+
+// brief reports whether a host that is down may only be restarting.
+func (p *pass) brief(host string) bool {
+	since, known := p.Memory.DownSince[host]
+	return !known || p.Now.Sub(since) < downGrace
+}
+
+// waitFor waits for a host that is down. The text is the same in every pass, so it is written once.
+func (p *pass) waitFor(m precopy.Stored, host string, down hypervisor.Blocker) {
+	p.wait(m, fmt.Sprintf("waiting %s at most for %s to come back (%s)", downGrace, host, down.Code))
+}
+
+// none ends a request that no host can take, unless one that could is only down for the moment.
+func (p *pass) none(m precopy.Stored, refused map[string][]hypervisor.Blocker) {
+	for _, name := range slices.Sorted(maps.Keys(refused)) {
+		h, why := p.Fleet.Hosts[name], refused[name]
+		if h == nil || len(why) != 1 {
+			continue
+		}
+		if down := feasible.Up(p.Fleet, h); down != nil && down.Code == why[0].Code && p.brief(name) {
+			p.waitFor(m, name, *down)
+			return
+		}
+	}
+	p.refuse(m, noTarget(m, refused))
 }
 
 // targets returns the hosts to try in order, and for the others why not.
@@ -246,7 +282,7 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 		p.wait(m, fmt.Sprintf("waiting: %s already receives %d VMs, the limit", strings.Join(busy, ", "), p.Limits.Incoming))
 		return
 	}
-	p.refuse(m, noTarget(m, refused))
+	p.none(m, refused)
 }
 
 func (p *pass) order(m precopy.Stored, target string) {

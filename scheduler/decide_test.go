@@ -62,7 +62,7 @@ func add(s *fleet.Snapshot, id, vm, source, target string, phase precopy.Phase) 
 func inputs(s *fleet.Snapshot) Inputs {
 	return Inputs{
 		Fleet: s, Limits: DefaultLimits(), Placer: LeastLoaded{}, Leader: "me", Fence: 7, Now: t0,
-		Memory: Memory{Preflights: map[Key]Result{}, AwaySince: map[string]time.Time{}},
+		Memory: Memory{Preflights: map[Key]Result{}, AwaySince: map[string]time.Time{}, DownSince: map[string]time.Time{}},
 	}
 }
 
@@ -160,10 +160,44 @@ func TestDecide(t *testing.T) {
 			s.Hosts["h2"].Record.Cordons = []fleet.Cordon{{Holder: "admin", By: "eve"}}
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 		}, []string{"m1 refused h2 host-cordoned"}},
-		{"a stale target", func(s *fleet.Snapshot, _ *Inputs) {
+		{"a target stale for long", func(s *fleet.Snapshot, in *Inputs) {
 			s.Hosts["h2"].LoadSeen = t0.Add(-time.Minute)
+			in.Memory.DownSince["h2"] = t0.Add(-downGrace)
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 		}, []string{"m1 refused h2 host-stale"}},
+		{"a target that restarts is waited for", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h2"].Session, s.Hosts["h2"].Facts, s.Hosts["h2"].Load = nil, nil, nil
+			in.Memory.DownSince["h2"] = t0.Add(-time.Second)
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 requested h2 waiting"}},
+		{"so is one that none named, if no other can take it", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h2"].Load.Problem = "libvirt away"
+			s.Hosts["h3"].Record.Cordons = []fleet.Cordon{{Holder: "admin", By: "eve"}}
+			in.Memory.DownSince["h2"] = t0.Add(-time.Second)
+			add(s, "m1", "a", "h1", "", precopy.Requested)
+		}, []string{"m1 requested  waiting"}},
+		{"a cordoned target that restarts is not", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Hosts["h2"].Session = nil
+			s.Hosts["h2"].Record.Cordons = []fleet.Cordon{{Holder: "admin", By: "eve"}}
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 host-cordoned"}},
+		{"a source whose agent restarts is waited for", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h1"].Session, s.Hosts["h1"].Facts, s.Hosts["h1"].Load = nil, nil, nil
+			in.Memory.DownSince["h1"] = t0.Add(-time.Second)
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 requested h2 waiting"}},
+		{"a source that has not reported yet is waited for", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h1"].Facts, s.Hosts["h1"].Load = nil, nil
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 requested h2 waiting"}},
+		{"a source away for long", func(s *fleet.Snapshot, in *Inputs) {
+			s.Hosts["h1"].Session, s.Hosts["h1"].Facts, s.Hosts["h1"].Load = nil, nil, nil
+			in.Memory.DownSince["h1"] = t0.Add(-downGrace)
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 host-away"}},
+		{"a source that nobody knows", func(s *fleet.Snapshot, _ *Inputs) {
+			add(s, "m1", "a", "h9", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 unknown-host"}},
 		{"the same host", func(s *fleet.Snapshot, _ *Inputs) {
 			add(s, "m1", "a", "h1", "h1", precopy.Requested)
 		}, []string{"m1 refused h1 same-host"}},
@@ -247,6 +281,7 @@ func drawInputs(t *rapid.T) Inputs {
 	names := []string{"h1", "h2", "h3", "h4"}
 	s := snapshot()
 	vm := 0
+	var down []string
 	for _, n := range names {
 		var domains []string
 		for range rapid.IntRange(0, 3).Draw(t, "domains") {
@@ -256,6 +291,9 @@ func drawInputs(t *rapid.T) Inputs {
 		h := host(n, 8*hypervisor.GiB, domains...)
 		if rapid.IntRange(0, 5).Draw(t, "away") == 0 {
 			h.Session = nil
+			if rapid.Bool().Draw(t, "for long") {
+				down = append(down, n)
+			}
 		}
 		if rapid.IntRange(0, 5).Draw(t, "cordoned") == 0 {
 			h.Record.Cordons = []fleet.Cordon{{Holder: "admin"}}
@@ -263,6 +301,9 @@ func drawInputs(t *rapid.T) Inputs {
 		s.Hosts[n] = h
 	}
 	in := inputs(s)
+	for _, n := range down {
+		in.Memory.DownSince[n] = t0.Add(-time.Hour)
+	}
 	i := 0
 	for _, d := range s.Domains() {
 		if rapid.Bool().Draw(t, "migrates") {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/precopy"
+	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 )
 
@@ -68,7 +69,7 @@ func NewLoop(c Config) *Loop {
 	}
 	return &Loop{
 		Config: c, kick: make(chan struct{}, 1),
-		memory: Memory{Preflights: map[Key]Result{}, AwaySince: map[string]time.Time{}},
+		memory: Memory{Preflights: map[Key]Result{}},
 	}
 }
 
@@ -140,23 +141,45 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 			delete(l.memory.Preflights, k)
 		}
 	}
-	away := map[string]time.Time{}
-	for _, m := range snap.Unfinished() {
-		if h := snap.Hosts[m.Source]; h != nil && h.Session != nil {
-			continue
+	l.memory.AwaySince, l.memory.DownSince = l.absences(snap, now)
+	for k, res := range l.memory.Preflights {
+		_, source := l.memory.DownSince[snap.Migrations[k.Migration].Source]
+		_, target := l.memory.DownSince[k.Target]
+		if (source || target) && !res.At.IsZero() {
+			delete(l.memory.Preflights, k) // not answered, or by an agent that has gone: to be asked again
 		}
-		since, known := l.memory.AwaySince[m.Source]
-		if !known {
-			since = now
-		}
-		away[m.Source] = since
 	}
-	l.memory.AwaySince = away
-	out := Memory{Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: away}
+	out := Memory{Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince}
 	for k, v := range l.memory.Preflights {
 		out.Preflights[k] = v
 	}
 	return out
+}
+
+// absences says since when hosts are away and down, as far as this leader has seen. A host that only an
+// unfinished migration still names is both.
+func (l *Loop) absences(snap *fleet.Snapshot, now time.Time) (away, down map[string]time.Time) {
+	away, down = map[string]time.Time{}, map[string]time.Time{}
+	since := func(old map[string]time.Time, host string) time.Time {
+		if at, known := old[host]; known {
+			return at
+		}
+		return now
+	}
+	names := snap.HostNames()
+	for _, m := range snap.Unfinished() {
+		names = append(names, m.Source)
+	}
+	for _, name := range names {
+		h := snap.Hosts[name]
+		if h == nil || h.Session == nil {
+			away[name] = since(l.memory.AwaySince, name)
+		}
+		if h == nil || feasible.Up(snap, h) != nil {
+			down[name] = since(l.memory.DownSince, name)
+		}
+	}
+	return away, down
 }
 
 func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {

@@ -24,6 +24,8 @@ const (
 	HostCordoned hypervisor.BlockerCode = "host-cordoned"
 	UnderWay     hypervisor.BlockerCode = "migration-under-way"
 	Protocol     hypervisor.BlockerCode = "agent-version"
+	Pinned       hypervisor.BlockerCode = "pinned"
+	Policy       hypervisor.BlockerCode = "policy" // what is promised to the VM can't be told
 )
 
 // StaleAfter is the age from which a host's load report no longer counts: four missed reports.
@@ -42,15 +44,21 @@ type Request struct {
 func Source(s *fleet.Snapshot, r Request) []hypervisor.Blocker {
 	var out []hypervisor.Blocker
 	d := r.Domain
-	if b := hostUp(s, d.Host, d.Host.Name); b != nil {
+	if b := Up(s, d.Host); b != nil {
 		out = append(out, *b)
 	}
-	if !d.Running() {
+	// A state that libvirt did not tell at the moment of the sample, as right after a migration, is no
+	// reason: the source is asked before anything starts.
+	switch d.Load.State {
+	case hypervisor.StateShutoff, hypervisor.StateCrashed, hypervisor.StateAbsent:
 		out = append(out, hypervisor.Blocker{
 			Code:   hypervisor.BlockNotRunning,
 			Detail: fmt.Sprintf("%s is %s on %s", d.Facts.Name, orUnknown(d.Load.State), d.Host.Name),
 			Remedy: "live migration needs a running guest: start it first",
 		})
+	}
+	if b := intent(s, d); b != nil {
+		out = append(out, *b)
 	}
 	for _, m := range s.Unfinished() {
 		if m.UUID == d.Facts.ID && m.ID != r.Migration {
@@ -62,6 +70,24 @@ func Source(s *fleet.Snapshot, r Request) []hypervisor.Blocker {
 		}
 	}
 	return append(out, WithoutCopied(d.Facts.Blockers, r.CopyStorage)...)
+}
+
+// intent is what people decided about the domain.
+func intent(s *fleet.Snapshot, d fleet.Domain) *hypervisor.Blocker {
+	p, err := s.PolicyOf(d)
+	switch {
+	case err != nil:
+		return &hypervisor.Blocker{
+			Code: Policy, Detail: err.Error(),
+			Remedy: "drover policy show tells what there is; drover vm set " + d.Facts.Name + " --class NAME gives it another class",
+		}
+	case p.Pinned:
+		return &hypervisor.Blocker{
+			Code: Pinned, Detail: fmt.Sprintf("%s is pinned to %s (class %s, %s)", d.Facts.Name, d.Host.Name, p.Class, p.Origin("pinned")),
+			Remedy: "drover vm set " + d.Facts.Name + " --pinned=false",
+		}
+	}
+	return nil
 }
 
 // WithoutCopied drops the blockers that a storage copy overcomes.
@@ -94,7 +120,7 @@ func Target(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
 			Remedy: "drover host uncordon " + host,
 		})
 	}
-	if b := hostUp(s, h, host); b != nil {
+	if b := Up(s, h); b != nil {
 		return append(out, *b)
 	}
 	f := r.Domain.Facts
@@ -115,7 +141,11 @@ func Check(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
 	return append(Source(s, r), Target(s, r, host)...)
 }
 
-func hostUp(s *fleet.Snapshot, h *fleet.Host, name string) *hypervisor.Blocker {
+// Up returns why nothing can be said of a host, or asked of it, at the moment: its agent is away, has
+// not reported or not for long, or its libvirt does not answer. A restart shows as this for a few
+// seconds. Nil when the host is up.
+func Up(s *fleet.Snapshot, h *fleet.Host) *hypervisor.Blocker {
+	name := h.Name
 	switch {
 	case h.Session == nil:
 		return &hypervisor.Blocker{
