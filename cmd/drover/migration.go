@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,8 +110,8 @@ func findMigration(ctx context.Context, s *session, word string) (precopy.Stored
 	if err != nil {
 		return precopy.Stored{}, err
 	}
-	if m, ok := newestOf(snap, word); ok {
-		return m, nil
+	if m, ok, err := newestOf(snap, word); ok || err != nil {
+		return m, err
 	}
 	var found []precopy.Stored
 	for id, m := range snap.Migrations {
@@ -127,24 +128,73 @@ func findMigration(ctx context.Context, s *session, word string) (precopy.Stored
 	return precopy.Stored{}, fmt.Errorf("%q means %d migrations: give the whole ID", word, len(found))
 }
 
-// newestOf returns the VM's newest migration; an unfinished one is always the newest.
-func newestOf(snap *fleet.Snapshot, word string) (precopy.Stored, bool) {
-	_, name, byHost := strings.Cut(word, "/")
-	if !byHost {
-		name = word
-	}
-	uuid := ""
-	if d, err := findVM(snap, word); err == nil {
-		uuid = string(d.Facts.ID)
-	}
+// newestOf returns the migration that a VM's name stands for: its unfinished one, else the one that was
+// written last. Several VMs of that name are an error, unless the word says which: as HOST/NAME, where the
+// migration goes from or to that host if it is not where the VM is seen now, or as UUID.
+func newestOf(snap *fleet.Snapshot, word string) (precopy.Stored, bool, error) {
 	var best precopy.Stored
-	for _, m := range snap.Migrations {
-		mine := uuid != "" && string(m.UUID) == uuid || uuid == "" && (m.Domain == name || string(m.UUID) == word)
-		if mine && m.ID > best.ID {
+	matches := migrationsOf(snap, word)
+	if d, err := findVM(snap, word); err == nil {
+		id := d.Facts.ID
+		if !strings.Contains(word, "/") && strings.ToLower(word) != string(id) {
+			// Another VM of that name may have an unfinished one, on a host that is away.
+			for _, m := range matches {
+				if m.UUID != id && !m.Phase.Final() {
+					return best, false, ambiguous(word, matches)
+				}
+			}
+		}
+		matches = matches[:0]
+		for _, m := range snap.Migrations {
+			if m.UUID == id {
+				matches = append(matches, m)
+			}
+		}
+	} else if len(snap.FindVM(word)) > 1 {
+		return best, false, err
+	}
+	for _, m := range matches {
+		if m.UUID != matches[0].UUID {
+			return best, false, ambiguous(word, matches)
+		}
+		if best.ID == "" || newer(m, best) {
 			best = m
 		}
 	}
-	return best, best.ID != ""
+	return best, best.ID != "", nil
+}
+
+// migrationsOf returns the migrations whose records match a VM's name, HOST/NAME or UUID, in order of ID.
+func migrationsOf(snap *fleet.Snapshot, word string) []precopy.Stored {
+	host, name, byHost := strings.Cut(word, "/")
+	var out []precopy.Stored
+	for _, m := range snap.Migrations {
+		switch {
+		case byHost && m.Domain == name && (m.Source == host || m.Target == host),
+			!byHost && (m.Domain == word || string(m.UUID) == strings.ToLower(word)):
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b precopy.Stored) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// newer prefers the unfinished one, of which a VM has at most one, then the later written: IDs come from
+// the clocks of those who asked, which may differ.
+func newer(a, b precopy.Stored) bool {
+	if a.Phase.Final() != b.Phase.Final() {
+		return !a.Phase.Final()
+	}
+	return a.Revision > b.Revision
+}
+
+func ambiguous(word string, found []precopy.Stored) error {
+	vms := map[string]bool{}
+	for _, m := range found {
+		vms[fmt.Sprintf("%s/%s (%s)", m.Source, m.Domain, m.UUID)] = true
+	}
+	return fmt.Errorf("%q means migrations of more than one VM: say which of %s, or give the migration's ID",
+		word, strings.Join(slices.Sorted(maps.Keys(vms)), ", "))
 }
 
 func showMigration(ctx context.Context, s *session) (any, func() out.Table, error) {
