@@ -26,7 +26,6 @@ import (
 // serveAgent is the one place where the agent is put together. It returns when ctx ends, after a
 // graceful stop: running migrations are left to libvirt, and adopted at the next start.
 func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
-	footprint.Small()
 	spool, err := precopy.OpenSpool(filepath.Join(s.SpoolDir, "spool"))
 	if err != nil {
 		return err
@@ -62,6 +61,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		Log: log, Events: host.Events(), Observe: a.observe,
 	})
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return footprint.Keep(ctx, kvm.TrimMemory) })
 	g.Go(func() error { return a.holdSession(ctx) })
 	g.Go(func() error { return a.worker.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })

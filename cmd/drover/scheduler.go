@@ -72,8 +72,8 @@ func runScheduler(c *cli.Context) error {
 //	embedded store (if any) <- client <- View -> Loop -> orders
 //	                                      health, metrics, systemd
 func schedule(ctx context.Context, settings *conf.Scheduler, log *slog.Logger) (err error) {
-	footprint.Small()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return footprint.Keep(ctx, nil) })
 	endpoints := settings.Endpoints
 	if settings.EmbeddedDir != "" {
 		server, serr := startStore(ctx, settings, log)

@@ -4,6 +4,7 @@ package kvm
 #include <malloc.h>
 
 static void use_one_arena(void) { mallopt(M_ARENA_MAX, 1); }
+static void trim(void) { malloc_trim(0); }
 */
 import "C"
 
@@ -11,3 +12,6 @@ import "C"
 // libvirt's calls come from ever other threads of Go's, so that the agent would grow for hours
 // without a leak.
 func init() { C.use_one_arena() }
+
+// TrimMemory gives memory that libvirt's client no longer uses back to the kernel.
+func TrimMemory() { C.trim() }
