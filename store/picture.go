@@ -6,8 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"drover/hypervisor"
 	"drover/precopy"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 	"drover/store/kv"
 )
 
@@ -19,8 +21,11 @@ type picture struct {
 	mods       map[string]int64 // revision of every key that the picture is made of
 	hosts      map[string]*fleet.Host
 	migrations map[string]precopy.Stored
+	vms        map[hypervisor.DomainID]policy.VMRecord
+	policy     policy.Stored
 	leader     *fleet.LeaderInfo
-	shared     bool // the two maps were handed out
+	shared     bool // hosts and migrations were handed out
+	sharedVMs  bool // vms was; it is larger, and changes seldom
 	broken     map[string]error
 }
 
@@ -30,14 +35,18 @@ func newPicture(log *slog.Logger) *picture {
 		mods:       map[string]int64{},
 		hosts:      map[string]*fleet.Host{},
 		migrations: map[string]precopy.Stored{},
+		vms:        map[hypervisor.DomainID]policy.VMRecord{},
 		broken:     map[string]error{},
 	}
 }
 
 // snapshot hands the picture out.
 func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
-	p.shared = true
-	return &fleet.Snapshot{Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Leader: p.leader}
+	p.shared, p.sharedVMs = true, true
+	return &fleet.Snapshot{
+		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Leader: p.leader,
+		Policy: p.policy, VMs: p.vms,
+	}
 }
 
 // own makes the maps the picture's own again, before a change.
@@ -46,6 +55,13 @@ func (p *picture) own() {
 		p.hosts, p.migrations = maps.Clone(p.hosts), maps.Clone(p.migrations)
 		p.shared = false
 	}
+}
+
+func (p *picture) ownVMs() map[hypervisor.DomainID]policy.VMRecord {
+	if p.sharedVMs {
+		p.vms, p.sharedVMs = maps.Clone(p.vms), false
+	}
+	return p.vms
 }
 
 // apply takes a batch in and reports whether the picture changed. now is when the batch came.
@@ -88,8 +104,19 @@ func (p *picture) put(e kv.Entry, now time.Time) bool {
 		p.log.Error("value left out of the fleet's picture", "key", e.Key, "err", err)
 		p.broken[e.Key] = err
 		_ = set(nil, now)
+		p.doubt(e, err)
 	}
 	return true
+}
+
+// doubt leaves word of intent that can't be read: what is promised to a VM is then not known, which is
+// not the same as nothing being promised.
+func (p *picture) doubt(e kv.Entry, err error) {
+	if e.Key == policyKey {
+		p.policy = policy.Stored{Revision: e.Mod, Fault: err.Error()}
+	} else if id, ok := strings.CutPrefix(e.Key, vmsPrefix); ok {
+		p.ownVMs()[hypervisor.DomainID(id)] = policy.VMRecord{Fault: err.Error()}
+	}
 }
 
 // remove takes one value out.
@@ -117,6 +144,12 @@ func (p *picture) part(key string) setter {
 	}
 	if id, ok := strings.CutPrefix(key, migrationsPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setMigration(id, e) }
+	}
+	if key == policyKey {
+		return p.setPolicy
+	}
+	if id, ok := strings.CutPrefix(key, vmsPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setVM(hypervisor.DomainID(id), e) }
 	}
 	rest, ok := strings.CutPrefix(key, reportsPrefix)
 	if !ok {
@@ -152,6 +185,33 @@ func (p *picture) setMigration(id string, e *kv.Entry) error {
 		return err
 	}
 	p.migrations[id] = m
+	return nil
+}
+
+func (p *picture) setPolicy(e *kv.Entry, _ time.Time) error {
+	p.policy = policy.Stored{}
+	if e == nil {
+		return nil
+	}
+	var s policy.Stored
+	if err := decode(e.Value, &s.Document); err != nil {
+		return err
+	}
+	s.Revision = e.Mod
+	p.policy = s
+	return nil
+}
+
+func (p *picture) setVM(id hypervisor.DomainID, e *kv.Entry) error {
+	if e == nil {
+		delete(p.ownVMs(), id)
+		return nil
+	}
+	var r policy.VMRecord
+	if err := decode(e.Value, &r); err != nil {
+		return err
+	}
+	p.ownVMs()[id] = r
 	return nil
 }
 

@@ -102,8 +102,18 @@ func (t Table[T]) List(ctx context.Context) ([]Row[T], error) {
 
 // Create writes a new record; ErrConflict when there is one.
 func (t Table[T]) Create(ctx context.Context, fence *Fence, id string, v T) (Row[T], error) {
-	return t.change(ctx, fence, t.op("create", id), id, func(p *T, exists bool) error {
-		if exists {
+	return t.Replace(ctx, fence, id, 0, v)
+}
+
+// Replace writes a record that is as it was at the revision, 0 for one that is not there; ErrConflict
+// when it is otherwise. Fields that T does not know stay.
+func (t Table[T]) Replace(ctx context.Context, fence *Fence, id string, revision int64, v T) (Row[T], error) {
+	verb := "replace"
+	if revision == 0 {
+		verb = "create"
+	}
+	return t.change(ctx, fence, t.op(verb, id), id, func(p *T, at int64) error {
+		if at != revision {
 			return ErrConflict
 		}
 		*p = v
@@ -114,8 +124,8 @@ func (t Table[T]) Create(ctx context.Context, fence *Fence, id string, v T) (Row
 // Update changes a record through f, which is called again with a fresh value after a lost race; its
 // error ends the update. kv.ErrNotFound when there is no record.
 func (t Table[T]) Update(ctx context.Context, fence *Fence, id string, f func(*T) error) (Row[T], error) {
-	return t.change(ctx, fence, t.op("update", id), id, func(p *T, exists bool) error {
-		if !exists {
+	return t.change(ctx, fence, t.op("update", id), id, func(p *T, at int64) error {
+		if at == 0 {
 			return kv.ErrNotFound
 		}
 		return f(p)
@@ -124,11 +134,12 @@ func (t Table[T]) Update(ctx context.Context, fence *Fence, id string, f func(*T
 
 // Upsert is Update that begins with the zero value when there is no record.
 func (t Table[T]) Upsert(ctx context.Context, fence *Fence, id string, f func(*T) error) (Row[T], error) {
-	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ bool) error { return f(p) })
+	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ int64) error { return f(p) })
 }
 
-// change is the read-modify-write that all of them are.
-func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f func(*T, bool) error) (Row[T], error) {
+// change is the read-modify-write that all of them are. f gets the revision that the record is at, 0
+// when there is none.
+func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f func(*T, int64) error) (Row[T], error) {
 	if err := checkName(t.noun, id); err != nil {
 		return Row[T]{}, err
 	}
@@ -162,10 +173,10 @@ func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f fun
 }
 
 // changed applies f to a stored record and returns the new stored form.
-func (t Table[T]) changed(e kv.Entry, exists bool, f func(*T, bool) error) ([]byte, error) {
+func (t Table[T]) changed(e kv.Entry, exists bool, f func(*T, int64) error) ([]byte, error) {
 	var before, after T
 	if !exists {
-		if err := f(&after, false); err != nil {
+		if err := f(&after, 0); err != nil {
 			return nil, err
 		}
 		return encode(after)
@@ -176,7 +187,7 @@ func (t Table[T]) changed(e kv.Entry, exists bool, f func(*T, bool) error) ([]by
 			return nil, err
 		}
 	}
-	if err := f(&after, true); err != nil {
+	if err := f(&after, e.Mod); err != nil {
 		return nil, err
 	}
 	return rewrite(e.Value, before, after)

@@ -14,6 +14,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 	"drover/store/kv"
 )
 
@@ -127,7 +128,7 @@ func (o *viewOps) ctx() context.Context { return context.Background() }
 func (o *viewOps) step() {
 	host := rapid.SampledFrom([]string{"h1", "h2", "h3"}).Draw(o.t, "host")
 	a := o.sessions[host]
-	switch op := rapid.IntRange(0, 10).Draw(o.t, "op"); {
+	switch op := rapid.IntRange(0, 12).Draw(o.t, "op"); {
 	case op == 0:
 		o.sessions[host] = register(o.w.t, o.s, host, "machine-"+host, fmt.Sprint(o.n))
 	case op == 1 && a != nil:
@@ -153,8 +154,35 @@ func (o *viewOps) step() {
 		o.w.server.Compact()
 	case op == 10:
 		o.cut(rapid.Bool().Draw(o.t, "cut"))
+	case op == 11:
+		o.intent(policyKey, PolicyID)
+	case op == 12:
+		o.intent(vmsPrefix+host, host)
 	}
 	o.n++
+}
+
+// intent writes, spoils or removes the policy or a VM's record.
+func (o *viewOps) intent(key, id string) {
+	_, c := o.w.client()
+	switch rapid.IntRange(0, 2).Draw(o.t, "intent") {
+	case 0:
+		_, _, _ = c.Txn(o.ctx(), nil, []kv.Op{kv.Put(key, []byte(`{"schema":1,"class":7,"default":7}`))})
+	case 1:
+		_, _, _ = c.Txn(o.ctx(), nil, []kv.Op{kv.Delete(key)})
+	case 2:
+		if id == PolicyID {
+			_, _ = Policy[policy.Document](o.s).Upsert(o.ctx(), nil, id, func(d *policy.Document) error {
+				*d = policy.Document{Default: policy.Class{Priority: &o.n}}
+				return nil
+			})
+		} else {
+			_, _ = VMs[policy.VMRecord](o.s).Upsert(o.ctx(), nil, id, func(r *policy.VMRecord) error {
+				r.Class = fmt.Sprint(o.n)
+				return nil
+			})
+		}
+	}
 }
 
 func must2[T any](v T, err error) T {

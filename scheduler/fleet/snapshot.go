@@ -7,6 +7,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/scheduler/policy"
 )
 
 // HostRecord is the durable part of a host: what people and the leader decided about it.
@@ -104,6 +105,9 @@ type Snapshot struct {
 	Hosts      map[string]*Host
 	Migrations map[string]precopy.Stored
 	Leader     *LeaderInfo
+	// Policy is what people want of migrations, VMs what they decided about single VMs.
+	Policy policy.Stored
+	VMs    map[hypervisor.DomainID]policy.VMRecord
 }
 
 // HostNames returns the names in order.

@@ -36,6 +36,16 @@ type Value struct {
 	From  string `json:"from"` // "set on the VM", "class gold", "default" or "built in"
 }
 
+// Origin says where the field's value comes from, as in [Value].
+func (d Decision) Origin(field string) string {
+	for _, v := range d.Values {
+		if v.Field == field {
+			return v.From
+		}
+	}
+	return ""
+}
+
 // Resolve decides which policy applies to the VM of that name on that host. doc is nil when there is no
 // document, vm when nothing was decided about the VM. The most particular word counts: the VM's, then
 // the first rule that matches, then the default. Errors are [ErrNoClass], and [Faults] for values that no
