@@ -25,13 +25,19 @@ const (
 
 // CreateDisks makes the files that a storage copy will fill, each of the disk's virtual size and
 // format, in the name of the migration. It may be repeated. A file that exists and wasn't made for
-// this migration is refused (ClassInvalid), and whatever was made in the same call is taken back.
+// this migration is refused (ClassInvalid), and whatever was made in the same call is taken back. The
+// files of one migration are made and removed by one call at a time, also when nobody waits for it
+// any more.
 func (h *Host) CreateDisks(ctx context.Context, migration string, disks []hypervisor.Disk) error {
 	if migration == "" {
 		return refuse("create disks", "", hypervisor.ClassArgument, "no migration given to make them for")
 	}
 	r := request{op: "create disks", limit: imageLimit, slots: h.fileSlots}
 	_, err := ask(ctx, h.t, r, func() (struct{}, error) {
+		defer h.copies.work(migration)()
+		if ctx.Err() != nil {
+			return struct{}{}, gaveUp(r.op, "", ctx.Err())
+		}
 		var fresh []string
 		for _, disk := range disks {
 			path, err := h.createDisk(migration, disk)
@@ -96,47 +102,63 @@ func makeImage(path, format string, size hypervisor.Bytes) error {
 }
 
 // RemoveDisks removes the files that were made for a migration which did not happen. It removes
-// nothing else: a file that was replaced meanwhile, or that a domain here uses, stays. It may be
-// repeated, and is done when there is nothing left.
+// nothing else: a file that was replaced meanwhile, or that a domain here uses, stays, and as long as
+// one domain can't tell what it uses, all stay (ClassBusy). It may be repeated, and is done when there
+// is nothing left.
 func (h *Host) RemoveDisks(ctx context.Context, migration string) error {
-	paths := h.copies.files(migration)
-	if len(paths) == 0 {
+	if len(h.copies.files(migration)) == 0 && !h.copies.working(migration) {
 		return nil
 	}
 	used, err := h.usedPaths(ctx)
 	if err != nil {
 		return err
 	}
-	var free []string
-	var kept []error
-	for _, path := range paths {
-		if by, ok := used[path]; ok {
-			kept = append(kept, refuse("discard disk", by, hypervisor.ClassInvalid, "%s is in use by a VM here and stays", path))
-			continue
-		}
-		free = append(free, path)
-	}
 	r := request{op: "discard disks", limit: imageLimit, slots: h.fileSlots}
-	_, err = ask(ctx, h.t, r, func() (struct{}, error) { return struct{}{}, h.takeBack(migration, free) })
-	disks := make([]hypervisor.Disk, 0, len(free))
-	for _, path := range free {
-		disks = append(disks, hypervisor.Disk{Source: path})
-	}
-	h.refreshPools(ctx, disks)
-	return errors.Join(append(kept, err)...)
+	removed, err := ask(ctx, h.t, r, func() ([]hypervisor.Disk, error) {
+		// A call that makes files for this migration and that nobody waits for any more comes first.
+		defer h.copies.work(migration)()
+		if ctx.Err() != nil {
+			return nil, gaveUp(r.op, "", ctx.Err())
+		}
+		var free []string
+		var disks []hypervisor.Disk
+		var kept []error
+		for _, path := range h.copies.files(migration) {
+			if by, ok := used[path]; ok {
+				kept = append(kept, refuse("discard disk", by, hypervisor.ClassInvalid, "%s is in use by a VM here and stays", path))
+				continue
+			}
+			free, disks = append(free, path), append(disks, hypervisor.Disk{Source: path})
+		}
+		return disks, errors.Join(append(kept, h.takeBack(migration, free))...)
+	})
+	h.refreshPools(ctx, removed)
+	return err
 }
 
-// usedPaths are the disk sources of all domains here, active or defined, read afresh.
+// usedPaths are the disk sources of all domains here, active or defined, read afresh. A domain that
+// can't be read makes it fail: its disks would pass for unused.
 func (h *Host) usedPaths(ctx context.Context) (map[string]hypervisor.DomainID, error) {
-	h.facts.forgetAll()
-	domains, err := h.domainFacts(ctx)
+	listed, err := h.listDomains(ctx)
 	if err != nil {
 		return nil, err
 	}
 	used := map[string]hypervisor.DomainID{}
-	for _, d := range domains {
-		for _, disk := range d.Disks {
-			used[disk.Source] = d.ID
+	shared := h.sharedDir()
+	for _, l := range listed {
+		r := request{op: "used disks", domain: l.id, limit: factsLimit}
+		read, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (definition, error) { return readDomain(d, shared) })
+		if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+			continue
+		}
+		if err != nil {
+			return nil, &hypervisor.Error{
+				Op: "discard disks", Domain: l.id, Class: hypervisor.ClassBusy, Err: err,
+				Message: fmt.Sprintf("which disks VM %s uses can't be known now, so none is removed", l.name),
+			}
+		}
+		for _, disk := range read.facts.Disks {
+			used[disk.Source] = l.id
 		}
 	}
 	return used, nil

@@ -17,6 +17,9 @@ import (
 // factsAge is how long facts stand without an event that outdates them.
 const factsAge = 5 * time.Minute
 
+// factsLimit bounds the reading of one domain.
+const factsLimit = 5 * time.Second
+
 // hostFacts are the parts of a host's facts that come from libvirt, with what CheckTarget needs.
 type hostFacts struct {
 	facts  hypervisor.HostFacts
@@ -241,7 +244,7 @@ func (h *Host) domainFacts(ctx context.Context) ([]hypervisor.DomainFacts, error
 		if ctx.Err() != nil {
 			break
 		}
-		r := request{op: "domain facts", domain: id, limit: 5 * time.Second}
+		r := request{op: "domain facts", domain: id, limit: factsLimit}
 		read, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (definition, error) { return readDomain(d, shared) })
 		if err != nil {
 			// Gone again, or stuck: the list or the old facts will do.

@@ -166,7 +166,7 @@ func TestSight(t *testing.T) {
 	}
 	look(hypervisor.StateRunning, "")
 	g.with(t, func(d *libvirt.Domain) { _ = d.Destroy() })
-	look(hypervisor.StateShutoff, "")
+	look(hypervisor.StateShutoff, hypervisor.ReasonDestroyed)
 
 	id, err := h.FindDomain(ctx, g.name)
 	if err != nil || id != g.id() {

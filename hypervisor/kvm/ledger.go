@@ -20,6 +20,13 @@ type ledger struct {
 
 	mu      sync.Mutex
 	entries []ledgerEntry
+	works   map[string]*work // by migration, while any is under way
+}
+
+// work is the right to make or remove the files of one migration.
+type work struct {
+	turn  sync.Mutex
+	users int
 }
 
 type ledgerEntry struct {
@@ -48,6 +55,37 @@ func openLedger(dir string) (*ledger, error) {
 		return nil, fmt.Errorf("ledger of copied disks %s: %w", l.path, err)
 	}
 	return l, nil
+}
+
+// work waits for its turn to make or remove the migration's files; the returned function ends it.
+func (l *ledger) work(migration string) (end func()) {
+	l.mu.Lock()
+	w := l.works[migration]
+	if w == nil {
+		w = &work{}
+		if l.works == nil {
+			l.works = map[string]*work{}
+		}
+		l.works[migration] = w
+	}
+	w.users++
+	l.mu.Unlock()
+	w.turn.Lock()
+	return func() {
+		w.turn.Unlock()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if w.users--; w.users == 0 {
+			delete(l.works, migration)
+		}
+	}
+}
+
+// working reports whether files of the migration are being made or removed, or are about to be.
+func (l *ledger) working(migration string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.works[migration] != nil
 }
 
 // record notes a file right after it was made.

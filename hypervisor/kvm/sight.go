@@ -72,7 +72,11 @@ var reasons = map[libvirt.DomainState]map[int]hypervisor.StateReason{
 		int(libvirt.DOMAIN_PAUSED_API_ERROR):       hypervisor.ReasonAPIError,
 	},
 	libvirt.DOMAIN_SHUTOFF: {
-		int(libvirt.DOMAIN_SHUTOFF_MIGRATED): hypervisor.ReasonMigrated,
+		int(libvirt.DOMAIN_SHUTOFF_SHUTDOWN):  hypervisor.ReasonShutdown,
+		int(libvirt.DOMAIN_SHUTOFF_DESTROYED): hypervisor.ReasonDestroyed,
+		int(libvirt.DOMAIN_SHUTOFF_CRASHED):   hypervisor.ReasonCrashed,
+		int(libvirt.DOMAIN_SHUTOFF_MIGRATED):  hypervisor.ReasonMigrated,
+		int(libvirt.DOMAIN_SHUTOFF_FAILED):    hypervisor.ReasonFailed,
 	},
 }
 
