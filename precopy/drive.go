@@ -196,7 +196,7 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 		from: Claimed,
 		change: func(m *Migration) {
 			m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
-			m.Autostart = seen.Facts.Autostart
+			m.Autostart, m.Persistent = seen.Facts.Autostart, seen.Facts.Persistent
 			m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
 				Number: len(m.Attempts) + 1, Strategy: spec.Strategy.Name(), Started: now,
 				DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,

@@ -45,6 +45,9 @@ type Migration struct {
 	// restored there on failure, set on the target after success (AutostartSet then).
 	Autostart    bool `json:"autostart,omitempty"`
 	AutostartSet bool `json:"autostart_set,omitempty"`
+	// Persistent says that the domain had a definition when the libvirt call was made, which comes to
+	// the target with it: that the target has none proves then that the guest never ran there.
+	Persistent bool `json:"persistent,omitempty"`
 	// CopyStorage asks for the domain's non-shared disks to be copied too.
 	CopyStorage bool `json:"copy_storage,omitempty"`
 	// Run is the run (drain, rebalance) that this belongs to, if any.

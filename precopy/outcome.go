@@ -23,6 +23,17 @@ func (d *drive) moved(ctx context.Context, reason string) {
 	d.end(ctx, Done, e)
 }
 
+// movedAndStopped ends a migration whose guest reached the target and was stopped there since. The
+// source's definition goes only if the target has one.
+func (d *drive) movedAndStopped(ctx context.Context, why string, defined bool) {
+	m := d.rec.current()
+	e := ending{reason: "moved to " + m.Target + ": " + why, note: "it was stopped on " + m.Target + " since", leave: !defined}
+	if !defined {
+		e.note += ", which has no definition of it: its definition is left on " + m.Source
+	}
+	d.end(ctx, Done, e)
+}
+
 // failed finds out where the guest is after libvirt's call returned an error.
 func (d *drive) failed(ctx context.Context, cause error) {
 	d.log.Info("libvirt's call returned an error, looking at both hosts", "err", cause)
@@ -58,7 +69,7 @@ func (d *drive) resolve(ctx context.Context, cause error) bool {
 		// switchover can have got that far, and libvirt marks a source that it resumed; events may
 		// have been lost.
 		never := !d.switched && src.Reason != hypervisor.ReasonMigrationCanceled
-		if ok && !runs(dst) && !postcopy(dst) || !ok && never {
+		if ok && !dst.Active() || !ok && never {
 			return d.rolledBack(ctx, cause)
 		}
 	}
@@ -66,8 +77,13 @@ func (d *drive) resolve(ctx context.Context, cause error) bool {
 		d.undecided("the target's agent does not answer, so nobody can say where the guest runs")
 		return false
 	}
-	verdict, why := Resolve(src, dst)
-	d.log.Info("evidence of both hosts", "verdict", verdict, "why", why, "source", src.State, "target", dst.State)
+	evidence := Evidence{Source: src, Target: dst, Persistent: d.rec.current().Persistent}
+	verdict, why := Resolve(evidence)
+	d.log.Info("evidence of both hosts", "verdict", verdict, "why", why, "source", said(src), "target", said(dst))
+	if verdict == Moved {
+		d.movedAndStopped(ctx, why, dst.State != hypervisor.StateAbsent)
+		return true
+	}
 	return d.judge(ctx, verdict, why, cause)
 }
 
@@ -99,13 +115,24 @@ func (d *drive) judge(ctx context.Context, v Verdict, why string, cause error) b
 			d.undecided("the guest is paused on the source and could not be resumed: " + err.Error())
 		}
 		return false // the next look sees it running
-	case Nowhere:
+	case Stopped:
 		d.end(ctx, Failed, ending{code: "guest-stopped", reason: why, cause: cause})
 		return true
+	case Nowhere:
+		// Whichever host ran it last has the only current state of its disks.
+		d.end(ctx, Failed, ending{
+			code: "guest-stopped", reason: why, cause: cause, leave: true,
+			note: "neither its autostart flag nor any disk files were touched: nobody can say which host ran it last",
+		})
+		return true
+	case Stranded:
+		d.log.Error("THE GUEST STANDS STILL and is not resumed: a person must decide", "why", why)
+		d.undecided("ALARM: " + why + "; nothing is resumed, since the target may have written to its disks: " +
+			"start it where its disks are current, then, if need be: drover migration resolve")
 	case Both:
 		d.log.Error("TWO COPIES RUN; nothing is touched, a person must decide", "why", why)
 		d.undecided("ALARM: " + why + "; check both, stop the wrong one by hand, then: drover migration resolve")
-	case InProgress, Undecided:
+	case InProgress, Undecided, Moved:
 		d.undecided(why)
 	}
 	return false
@@ -149,6 +176,7 @@ func (d *drive) finish(ctx context.Context, p Phase, code, reason string, cause 
 type ending struct {
 	code, reason, note string
 	cause              error
+	leave              bool // nothing is to be tidied up on either host
 }
 
 // endUnstarted ends a migration for which libvirt was never called. There is nothing that a crash
@@ -185,6 +213,7 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 	s := Spooled{
 		ID: d.rec.current().ID, Phase: p, Reason: e.reason, ReasonCode: e.code,
 		Finished: now.Format(time.RFC3339Nano), Outcome: d.outcome(local, p),
+		Leave: e.leave,
 	}
 	if e.cause != nil {
 		s.Error = e.cause.Error()
@@ -196,14 +225,14 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 		// Not even this stops the truth from being told to the store.
 		d.log.Error("outcome not kept on local disk", "err", err)
 	}
-	tidyErr := d.tidy(local, p)
+	tidyErr := d.tidy(local, s)
 	d.rec.change(s.apply)
 	d.log.Info("migration ended", "phase", p, "code", e.code, "reason", e.reason, "err", e.cause)
 	err := d.rec.flush(ctx)
 	for tidyErr != nil && ctx.Err() == nil {
 		d.log.Warn("this host could not be tidied up yet", "err", tidyErr)
 		sleep(ctx, evidenceEvery)
-		if tidyErr = d.tidy(ctx, p); tidyErr == nil {
+		if tidyErr = d.tidy(ctx, s); tidyErr == nil {
 			err = d.rec.flush(ctx)
 		}
 	}
@@ -218,8 +247,11 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 
 // tidy leaves this host as it should be; what can't be is noted in the record. An error is returned
 // for what may be possible later.
-func (d *drive) tidy(ctx context.Context, p Phase) error {
-	notes, err := d.w.tidy(ctx, d.rec.current().Migration, p)
+func (d *drive) tidy(ctx context.Context, s Spooled) error {
+	if s.Leave {
+		return nil
+	}
+	notes, err := d.w.tidy(ctx, d.rec.current().Migration, s.Phase)
 	if len(notes) > 0 {
 		d.rec.change(func(m *Migration) {
 			for _, n := range notes {

@@ -29,6 +29,9 @@ type Spooled struct {
 	Finished   string   `json:"finished,omitempty"` // RFC 3339 with nanoseconds
 	Outcome    *Outcome `json:"outcome,omitempty"`
 	Notes      []string `json:"notes,omitempty"`
+	// Leave says that nothing is to be tidied up: it is not known which host ran the guest last, or
+	// a definition would be the last one.
+	Leave bool `json:"leave,omitempty"`
 }
 
 // unfinished ends the names of files that are still being written.

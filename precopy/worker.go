@@ -224,6 +224,9 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
 		return err
 	}
+	if e.Leave {
+		return w.Spool.Remove(e.ID)
+	}
 	notes, err := w.tidy(ctx, rec.Migration, rec.Phase)
 	if err != nil {
 		return err

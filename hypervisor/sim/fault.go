@@ -197,10 +197,10 @@ func (h *Host) die(d time.Duration) {
 func (j *job) guestOff() {
 	switch j.stage {
 	case called, setup, copying:
-		j.src.kill(j.g.ID, hypervisor.ReasonOther)
+		j.src.kill(j.g.ID, hypervisor.ReasonShutdown)
 		j.fail(fault("migrate", j.g.ID, hypervisor.ClassFailed, "domain is not running"))
 	case finish, over:
-		j.dst.kill(j.g.ID, hypervisor.ReasonOther)
+		j.dst.kill(j.g.ID, hypervisor.ReasonShutdown)
 	case stopped: // no vCPU runs that could shut anything down
 	}
 }
@@ -211,7 +211,7 @@ func (j *job) daemonRestarts(d time.Duration) {
 	running := j.stage == finish
 	if j.stage != over {
 		if !running && j.to != nil {
-			j.dst.kill(j.g.ID, hypervisor.ReasonOther)
+			j.dst.kill(j.g.ID, hypervisor.ReasonDestroyed)
 		}
 		j.orphan()
 	}

@@ -204,7 +204,7 @@ func (f *Fleet) Destroy(host string, id hypervisor.DomainID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if h := f.hosts[host]; h != nil {
-		h.kill(id, hypervisor.ReasonOther)
+		h.kill(id, hypervisor.ReasonDestroyed)
 	}
 }
 

@@ -185,7 +185,7 @@ func (j *job) succeeded() {
 func (j *job) rollBack() {
 	why := j.end
 	if j.to != nil && j.stage != finish && !j.dst.down {
-		j.dst.kill(j.g.ID, hypervisor.ReasonOther)
+		j.dst.kill(j.g.ID, hypervisor.ReasonFailed)
 	}
 	if j.to != nil && j.stage == finish {
 		j.to.job = hypervisor.JobNone

@@ -1,0 +1,65 @@
+package precopy
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drover/hypervisor"
+	"drover/hypervisor/sim"
+)
+
+// TestStoppedOnTheTarget shuts a guest down on the target before the agent, whose connection was
+// broken, has looked: it moved, and its disks on the target are the only current ones.
+func TestStoppedOnTheTarget(t *testing.T) {
+	inWorld(t, setting{domain: sim.DomainConfig{Autostart: true}, copies: true, mayStop: true}, func(w *world) {
+		w.fleet.Inject(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, For: 20 * time.Second})
+		w.fleet.Inject(sim.Fault{Kind: sim.GuestOff, Moment: sim.AtFinish, After: 5 * time.Second})
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		rec := w.awaitFinal(time.Minute)
+		w.report(w.problems(true))
+		noted := slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, "stopped on b since") })
+		if rec.Phase != Done || !noted || !w.dst.disks.Load() {
+			w.t.Errorf("ended %s (%s), notes %q, disks on the target %v; want done, with the note, and the disks kept",
+				rec.Phase, rec.Reason, rec.Notes, w.dst.disks.Load())
+		}
+	})
+}
+
+// TestNobodyKnowsWhichRanItLast has both hosts without a process and without a reason: neither
+// autostart flag nor disks are touched.
+func TestNobodyKnowsWhichRanItLast(t *testing.T) {
+	inWorld(t, setting{domain: sim.DomainConfig{Transient: true}, copies: true, mayStop: true}, func(w *world) {
+		w.fleet.Inject(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtCopy, For: 20 * time.Second})
+		w.fleet.Inject(sim.Fault{Kind: sim.GuestOff, Moment: sim.AtFinish, After: 5 * time.Second})
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		rec := w.awaitFinal(time.Minute)
+		w.report(w.problems(false))
+		if rec.Phase != Failed || rec.ReasonCode != "guest-stopped" || !w.dst.disks.Load() {
+			w.t.Errorf("ended %s %q, disks on the target %v; want failed guest-stopped, and the disks kept", rec.Phase, rec.ReasonCode, w.dst.disks.Load())
+		}
+	})
+}
+
+// TestStranded leaves a transient guest paused on the source, with nothing on the target: the target
+// may have run it, so it is not resumed, whoever's agent looks; a person's resume ends it.
+func TestStranded(t *testing.T) {
+	inWorld(t, setting{domain: sim.DomainConfig{Transient: true}}, func(w *world) {
+		w.fleet.Inject(sim.Fault{Kind: sim.LeftPaused, Moment: sim.AtCopy})
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		time.Sleep(time.Minute)
+		seen, err := w.src.host.Sight(w.t.Context(), vm)
+		if rec := w.store.get(w.id); err != nil || seen.State != hypervisor.StatePaused || rec.Phase != Unknown || !strings.HasPrefix(rec.Reason, "ALARM") {
+			w.t.Errorf("the source has it %s, the record says %s (%s); want it paused, and an alarm", seen.State, rec.Phase, rec.Reason)
+		}
+		if err := w.src.host.Resume(w.t.Context(), vm); err != nil {
+			w.t.Fatal(err)
+		}
+		w.awaitFinal(time.Minute)
+		w.report(w.problems(false))
+	})
+}
