@@ -1,8 +1,10 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -88,8 +90,8 @@ type Ask struct {
 	Request feasible.Request
 }
 
-// Decide takes one pass over the fleet. It is pure: the same inputs give the same decisions, oldest
-// migration first.
+// Decide takes one pass over the fleet. It is pure: the same inputs give the same decisions, migrations
+// of higher priority first, of equal ones the oldest.
 func Decide(in Inputs) []Decision {
 	p := &pass{Inputs: in, out: map[string]int{}, in: map[string]int{}}
 	for _, name := range in.Fleet.HostNames() {
@@ -97,7 +99,7 @@ func Decide(in Inputs) []Decision {
 			p.decisions = append(p.decisions, Decision{Bind: h.Session})
 		}
 	}
-	unfinished := in.Fleet.Unfinished()
+	unfinished := p.byPriority(in.Fleet.Unfinished())
 	for _, m := range unfinished {
 		if m.Phase.Holds() {
 			p.out[m.Source]++
@@ -190,6 +192,26 @@ func (p *pass) admit(m precopy.Stored) {
 	p.choose(m, r, targets, refused)
 }
 
+// byPriority sorts migrations by what their requests say of it, else by what applies to their domains. One
+// whose policy is not known comes last: it will be refused.
+func (p *pass) byPriority(list []precopy.Stored) []precopy.Stored {
+	rank := make(map[string]int, len(list))
+	for _, m := range list {
+		rank[m.ID] = m.Policy.Priority
+		if m.Policy != (precopy.Policy{}) || p.Fleet.Hosts[m.Source] == nil {
+			continue
+		}
+		rank[m.ID] = math.MinInt
+		if dom, ok := domain(p.Fleet.Hosts[m.Source], m.UUID); ok {
+			if promise, err := p.Fleet.PolicyFor(m.Migration, dom); err == nil {
+				rank[m.ID] = promise.Priority
+			}
+		}
+	}
+	slices.SortStableFunc(list, func(a, b precopy.Stored) int { return cmp.Compare(rank[b.ID], rank[a.ID]) })
+	return list
+}
+
 func domain(h *fleet.Host, id hypervisor.DomainID) (fleet.Domain, bool) {
 	for _, d := range h.Domains() {
 		if d.Facts.ID == id {
@@ -275,7 +297,7 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 			refused[t] = res.Blockers
 			continue
 		}
-		p.order(m, t)
+		p.order(m, r, t)
 		return
 	}
 	if len(busy) > 0 {
@@ -285,7 +307,12 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 	p.none(m, refused)
 }
 
-func (p *pass) order(m precopy.Stored, target string) {
+func (p *pass) order(m precopy.Stored, r feasible.Request, target string) {
+	promise, err := p.Fleet.PolicyFor(m.Migration, r.Domain)
+	if err != nil {
+		p.refuse(m, hypervisor.Blocker{Code: feasible.Policy, Detail: err.Error()})
+		return
+	}
 	src, dst := p.Fleet.Hosts[m.Source], p.Fleet.Hosts[target]
 	o := precopy.Order{
 		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst),
@@ -298,7 +325,7 @@ func (p *pass) order(m precopy.Stored, target string) {
 	p.out[m.Source]++
 	p.in[target]++
 	p.write(m, func(m *precopy.Migration) {
-		m.Phase, m.Target, m.Order = precopy.Queued, target, &o
+		m.Phase, m.Target, m.Order, m.Policy = precopy.Queued, target, &o, promise
 		m.ReasonCode, m.Reason = "", "ordered"
 	})
 	p.apply(m, target)

@@ -14,6 +14,7 @@ import (
 	"drover/precopy"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 )
 
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -204,6 +205,27 @@ func TestDecide(t *testing.T) {
 		{"a VM that has gone", func(s *fleet.Snapshot, _ *Inputs) {
 			add(s, "m1", "zz", "h1", "h2", precopy.Requested)
 		}, []string{"m1 refused h2 unknown-vm"}},
+		{"a pinned VM", func(s *fleet.Snapshot, _ *Inputs) {
+			s.VMs = map[hypervisor.DomainID]policy.VMRecord{"id-a": {Pinned: new(true)}}
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 pinned"}},
+		{"a class that is gone", func(s *fleet.Snapshot, _ *Inputs) {
+			s.VMs = map[hypervisor.DomainID]policy.VMRecord{"id-a": {Class: "gold"}}
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 policy"}},
+		{"a policy that can't be read", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Policy.Fault = "bad"
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 policy"}},
+		{"the higher priority goes first, whoever states it", func(s *fleet.Snapshot, in *Inputs) {
+			s.Policy.Rules = []policy.Rule{{Match: policy.Match{Name: "b"}, Class: "urgent"}}
+			s.Policy.Classes = map[string]policy.Class{"urgent": {Priority: new(5)}}
+			m := add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			m.Policy.Priority = 4
+			s.Migrations["m1"] = m
+			add(s, "m2", "b", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}], in.Memory.Preflights[Key{"m2", "h2"}] = ok, ok
+		}, []string{"m2 queued h2", "m1 requested h2 waiting"}},
 		{"a new host is bound", func(s *fleet.Snapshot, _ *Inputs) {
 			s.Hosts["h3"].Record.LibvirtUUID = ""
 		}, []string{"bind h3"}},

@@ -67,7 +67,7 @@ func Diff(a, b Document) []Change {
 func diffClass(what string, a, b Class) []Change {
 	var out []Change
 	old, now := fieldValues(a), fieldValues(b)
-	for i, field := range fieldNames() {
+	for i, field := range classFields {
 		if old[i] != now[i] {
 			out = append(out, Change{What: what, Field: field, Old: old[i], New: now[i]})
 		}
@@ -82,7 +82,7 @@ func describe(c Class, exists bool) string {
 	}
 	var parts []string
 	values := fieldValues(c)
-	for i, field := range fieldNames() {
+	for i, field := range classFields {
 		if values[i] != "" {
 			parts = append(parts, field+" "+values[i])
 		}

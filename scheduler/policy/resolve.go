@@ -120,11 +120,7 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 	if f.class(class, whole, whole); len(f) > 0 {
 		return Decision{}, f
 	}
-	values := fieldValues(whole)
-	for i, name := range fieldNames() {
-		at := slices.IndexFunc(layers, func(l layer) bool { return fieldValues(l.class)[i] != "" })
-		out.Values = append(out.Values, Value{Field: name, Value: values[i], From: layers[at].from})
-	}
+	out.Values = origins(whole, layers)
 	out.Pinned, out.Cooldown = *whole.Pinned, time.Duration(*whole.Cooldown)
 	out.Policy = precopy.Policy{
 		Class:             class,
@@ -137,6 +133,16 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 		Priority:          *whole.Priority,
 	}
 	return out, nil
+}
+
+// origins says of each field which layer is the first to have it.
+func origins(whole Class, layers []layer) []Value {
+	values, v := fieldValues(whole), make([]Value, 0, len(classFields))
+	for i, name := range classFields {
+		at := slices.IndexFunc(layers, func(l layer) bool { return !reflect.ValueOf(l.class).Field(i).IsNil() })
+		v = append(v, Value{Field: name, Value: values[i], From: layers[at].from})
+	}
+	return v
 }
 
 // over returns the class with what it does not say taken from base.
@@ -153,7 +159,7 @@ func (c Class) over(base Class) Class {
 // Set returns the class with the named fields replaced by those of from, which may be nil there.
 func (c Class) Set(from Class, fields []string) Class {
 	v, f := reflect.ValueOf(&c).Elem(), reflect.ValueOf(from)
-	for i, name := range fieldNames() {
+	for i, name := range classFields {
 		if slices.Contains(fields, name) {
 			v.Field(i).Set(f.Field(i))
 		}
@@ -161,17 +167,17 @@ func (c Class) Set(from Class, fields []string) Class {
 	return c
 }
 
-// fieldNames are the fields of a class as people write them, in order.
-func fieldNames() []string {
+// classFields are the fields of a class as people write them, in order.
+var classFields = func() []string {
 	t := reflect.TypeFor[Class]()
 	out := make([]string, t.NumField())
 	for i := range out {
 		out[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
 	}
 	return out
-}
+}()
 
-// fieldValues are the values in the order of fieldNames, as people write them; "" for what is not said.
+// fieldValues are the values in the order of classFields, as people write them; "" for what is not said.
 func fieldValues(c Class) []string {
 	v := reflect.ValueOf(c)
 	out := make([]string, v.NumField())

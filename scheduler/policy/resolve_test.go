@@ -221,3 +221,18 @@ func TestGroupHas(t *testing.T) {
 		t.Error("by label")
 	}
 }
+
+// BenchmarkResolve is one VM of a fleet with a dozen rules before its own.
+func BenchmarkResolve(b *testing.B) {
+	doc := parsed(b, valid)
+	rule := doc.Rules[0]
+	for range 12 {
+		doc.Rules = append([]Rule{{Match{Name: "other-*"}, "batch"}}, doc.Rules...)
+	}
+	vm := &VMRecord{Labels: rule.Match.Labels}
+	for b.Loop() {
+		if d, err := Resolve(doc, vm, "web-1", "h1"); err != nil || d.Class != "gold" {
+			b.Fatal(d.Class, err)
+		}
+	}
+}
