@@ -108,23 +108,6 @@ type Outcome struct {
 	Strategy           string `json:"strategy"`
 }
 
-// Order is the leader's order to the source's agent.
-type Order struct {
-	PeerURI    string `json:"peer_uri"`
-	MigrateURI string `json:"migrate_uri,omitempty"`
-	// TLSName is the name to expect in the target's certificate.
-	TLSName   string                    `json:"tls_name,omitempty"`
-	Bandwidth hypervisor.BytesPerSecond `json:"bandwidth"`
-	// NotAfter is when the order lapses unless claimed, by the leader's clock. Old orders are never
-	// carried out.
-	NotAfter time.Time `json:"not_after"`
-	// Leader and Fence say who ordered: the election key's holder and create revision.
-	Leader string `json:"leader"`
-	Fence  int64  `json:"fence"`
-	// CopyDisks are the disks to copy, created on the target beforehand.
-	CopyDisks []string `json:"copy_disks,omitempty"`
-}
-
 // Cancel is a request to stop a migration.
 type Cancel struct {
 	By     string    `json:"by"`
