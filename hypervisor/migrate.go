@@ -27,7 +27,8 @@ type MigrateSpec struct {
 	CopyDisks []string
 	Strategy  Strategy
 	// Proceed, if set, is called once, as the last thing before libvirt is asked to migrate. Its error
-	// is returned by Migrate as it is, and nothing was begun then. It does not block for long.
+	// is in what Migrate returns (errors.Is, ClassUnavailable), and nothing was begun then. It does not
+	// block for long, and may be called on another goroutine.
 	Proceed func() error
 }
 

@@ -3,6 +3,7 @@ package kvm
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -14,6 +15,9 @@ import (
 // this process dies. It blocks until libvirt answers. When ctx ends first it returns
 // ClassUnknownOutcome and aborts nothing: the migration goes on, its statistics and limits can still
 // be used, and it counts as a straggler until libvirt answers.
+//
+// spec.Proceed is called after all that takes time, on another goroutine. An error of it comes wrapped
+// as ClassUnavailable. Once ctx has ended it is not called any more, and nothing is begun.
 //
 // An error of any class but ClassUnknownOutcome means that the guest was seen to be where it was
 // before, in the state it was in.
@@ -27,7 +31,7 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	defer h.outgoing.unwatch(watch)
 	before, err := h.vantage(ctx, spec.Domain, slowLimit)
 	if err != nil {
-		return err
+		return notStarted(err)
 	}
 	if before.State == hypervisor.StateAbsent {
 		return refuse("migrate", spec.Domain, hypervisor.ClassNoDomain, "no such domain here")
@@ -41,13 +45,16 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 		h.outgoing.end(spec.Domain)
 		return err
 	}
-	err = h.send(ctx, c, spec.Domain, o)
+	begun, err := h.send(ctx, c, spec, o)
 	if err == nil {
 		return nil
 	}
 	var lost *hypervisor.Error
 	if errors.As(err, &lost) && ctx.Err() != nil && errors.Is(lost.Err, ctx.Err()) {
 		return err
+	}
+	if !begun.Load() {
+		return notStarted(err)
 	}
 	return h.settle(ctx, watch, before, err)
 }
@@ -92,8 +99,10 @@ func notStarted(err error) error {
 }
 
 // send makes the migrate call. The domain's place and connection are given back when libvirt has
-// answered, however long after the caller left that is.
-func (h *Host) send(ctx context.Context, c *conn, id hypervisor.DomainID, o order) error {
+// answered, however long after the caller left that is. begun tells whether the call was ever made.
+func (h *Host) send(ctx context.Context, c *conn, spec hypervisor.MigrateSpec, o order) (begun *atomic.Bool, err error) {
+	begun = &atomic.Bool{}
+	id := spec.Domain
 	r := request{
 		op: "migrate", domain: id, slots: newSlots(1),
 		// A migration that goes on is no domain that hangs: it must not bar the domain's other calls.
@@ -103,12 +112,34 @@ func (h *Host) send(ctx context.Context, c *conn, id hypervisor.DomainID, o orde
 			c.retire()
 		},
 	}
-	_, err := ask(ctx, h.t, r, func() (struct{}, error) {
+	_, err = ask(ctx, h.t, r, func() (struct{}, error) {
 		return withDomain(c.lv, id, func(d *libvirt.Domain) (struct{}, error) {
+			if err := lastWord(ctx, spec); err != nil {
+				return struct{}{}, err
+			}
+			begun.Store(true)
 			return struct{}{}, d.MigrateToURI3(o.peer, &o.params, o.flags)
 		})
 	})
-	return err
+	return begun, err
+}
+
+// lastWord asks whether the migration is still wanted. Connecting may have taken long: meanwhile the
+// caller may have left, or lost its right to the domain.
+func lastWord(ctx context.Context, spec hypervisor.MigrateSpec) error {
+	if err := ctx.Err(); err != nil {
+		return gaveUp("migrate", spec.Domain, err)
+	}
+	if spec.Proceed == nil {
+		return nil
+	}
+	if err := spec.Proceed(); err != nil {
+		return &hypervisor.Error{
+			Op: "migrate", Domain: spec.Domain, Class: hypervisor.ClassUnavailable,
+			Message: "not begun: " + err.Error(), Err: err,
+		}
+	}
+	return nil
 }
 
 // eventGrace is how long an event may trail the answer to a call on another connection.
