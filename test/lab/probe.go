@@ -18,7 +18,7 @@ type Probe struct {
 
 // Seen is what a probe saw.
 type Seen struct {
-	SilenceMS  float64 `json:"longest_silence_ms"`
+	SilenceMS  float64 `json:"silence_ms"`
 	Beats      int64   `json:"beats"`
 	LostS      float64 `json:"work_lost_seconds"`
 	Mismatches int64   `json:"mismatches"`
