@@ -97,4 +97,14 @@ func TestReplace(t *testing.T) {
 	if diff := cmp.Diff(want, string(row.Raw)); diff != "" {
 		t.Errorf("stored (-want +got):\n%s", diff)
 	}
+	_, _, err = c.Txn(t.Context(), nil, []kv.Op{kv.Put(policyKey, []byte(`{"default":7}`))})
+	must(t, err)
+	snap, err := s.ReadSnapshot(t.Context())
+	must(t, err)
+	if _, err := table.Replace(t.Context(), nil, PolicyID, row.Revision, policy.Document{}); !errors.Is(err, ErrConflict) {
+		t.Errorf("what can't be read, at another revision: %v", err)
+	}
+	if _, err := table.Replace(t.Context(), nil, PolicyID, snap.Policy.Revision, policy.Document{}); err != nil || snap.Policy.Fault == "" {
+		t.Errorf("what can't be read (%q): %v", snap.Policy.Fault, err)
+	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -106,7 +107,7 @@ func (t Table[T]) Create(ctx context.Context, fence *Fence, id string, v T) (Row
 }
 
 // Replace writes a record that is as it was at the revision, 0 for one that is not there; ErrConflict
-// when it is otherwise. Fields that T does not know stay.
+// when it is otherwise. Fields that T does not know stay; a record that can't be read goes altogether.
 func (t Table[T]) Replace(ctx context.Context, fence *Fence, id string, revision int64, v T) (Row[T], error) {
 	verb := "replace"
 	if revision == 0 {
@@ -118,7 +119,7 @@ func (t Table[T]) Replace(ctx context.Context, fence *Fence, id string, revision
 		}
 		*p = v
 		return nil
-	})
+	}, true)
 }
 
 // Update changes a record through f, which is called again with a fresh value after a lost race; its
@@ -129,17 +130,19 @@ func (t Table[T]) Update(ctx context.Context, fence *Fence, id string, f func(*T
 			return kv.ErrNotFound
 		}
 		return f(p)
-	})
+	}, false)
 }
 
 // Upsert is Update that begins with the zero value when there is no record.
 func (t Table[T]) Upsert(ctx context.Context, fence *Fence, id string, f func(*T) error) (Row[T], error) {
-	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ int64) error { return f(p) })
+	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ int64) error { return f(p) }, false)
 }
 
-// change is the read-modify-write that all of them are. f gets the revision that the record is at, 0
-// when there is none.
-func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f func(*T, int64) error) (Row[T], error) {
+// edit changes a record; it gets the revision that the record is at, 0 when there is none.
+type edit[T any] func(v *T, at int64) error
+
+// change is the read-modify-write that all of them are. With anew, f does without what stands there.
+func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f edit[T], anew bool) (Row[T], error) {
 	if err := checkName(t.noun, id); err != nil {
 		return Row[T]{}, err
 	}
@@ -155,7 +158,11 @@ func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f fun
 			out, err = t.row(e)
 			return true, err
 		}
-		if sent, err = t.changed(e, exists, f); err != nil {
+		sent, err = t.changed(e, exists, f)
+		if anew && errors.Is(err, ErrCorrupt) {
+			sent, err = t.changed(kv.Entry{Mod: e.Mod}, false, f)
+		}
+		if err != nil {
 			return false, err
 		}
 		conds := fenced([]kv.Cond{unchanged(key, e, exists)}, fence)
@@ -173,10 +180,10 @@ func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f fun
 }
 
 // changed applies f to a stored record and returns the new stored form.
-func (t Table[T]) changed(e kv.Entry, exists bool, f func(*T, int64) error) ([]byte, error) {
+func (t Table[T]) changed(e kv.Entry, exists bool, f edit[T]) ([]byte, error) {
 	var before, after T
 	if !exists {
-		if err := f(&after, 0); err != nil {
+		if err := f(&after, e.Mod); err != nil {
 			return nil, err
 		}
 		return encode(after)
