@@ -57,6 +57,8 @@ type Memory struct {
 	AwaySince map[string]time.Time
 	// DownSince is since when a host is not [feasible.Up]; it covers AwaySince.
 	DownSince map[string]time.Time
+	// Clocks is each host's clock minus the leader's, too small by the time that a report takes.
+	Clocks map[string]time.Duration
 }
 
 // Inputs is everything that a pass depends on.
@@ -82,6 +84,10 @@ type Decision struct {
 type Write struct {
 	Old precopy.Stored
 	New precopy.Migration
+	// Host names the target of an order, whose record must still have the revision when the order is
+	// written: a cordon that came in between wins. Empty for other changes.
+	Host         string
+	HostRevision int64
 }
 
 // Ask starts a preflight.
@@ -315,8 +321,9 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string) {
 	}
 	src, dst := p.Fleet.Hosts[m.Source], p.Fleet.Hosts[target]
 	o := precopy.Order{
-		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst),
-		NotAfter: p.Now.Add(orderLife), Leader: p.Leader, Fence: p.Fence,
+		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst), Memory: r.Domain.Facts.Memory,
+		IssuedAt: p.Now, NotAfter: p.Now.Add(orderLife), ClockOffset: p.Memory.Clocks[m.Source],
+		Leader: p.Leader, Fence: p.Fence,
 	}
 	if a := dst.Facts.MigrationAddress; a != "" {
 		o.MigrateURI = "tcp://" + bracketed(a)
@@ -324,23 +331,24 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string) {
 	}
 	p.out[m.Source]++
 	p.in[target]++
-	p.write(m, func(m *precopy.Migration) {
-		m.Phase, m.Target, m.Order, m.Policy = precopy.Queued, target, &o, promise
-		m.ReasonCode, m.Reason = "", "ordered"
-	})
-	p.apply(m, target)
+	next := m.Migration
+	next.Phase, next.Target, next.Order, next.Policy = precopy.Queued, target, &o, promise
+	next.ReasonCode, next.Reason = "", "ordered"
+	p.decisions = append(p.decisions, Decision{Write: &Write{
+		Old: m, New: next, Host: target, HostRevision: dst.RecordRevision,
+	}})
+	p.apply(next)
 }
 
 // apply makes an order of this pass part of the fleet that the rest of the pass sees, so that all
 // orders of one pass fit together.
-func (p *pass) apply(m precopy.Stored, target string) {
+func (p *pass) apply(m precopy.Migration) {
 	if !p.applied {
 		s := *p.Fleet
 		s.Migrations = maps.Clone(s.Migrations)
 		p.Fleet, p.applied = &s, true
 	}
-	m.Phase, m.Target = precopy.Queued, target
-	p.Fleet.Migrations[m.ID] = m
+	p.Fleet.Migrations[m.ID] = precopy.Stored{Migration: m}
 }
 
 // linkBetween is the cap for a stream: the slower end of the migration network.

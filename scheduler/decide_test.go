@@ -140,6 +140,13 @@ func TestDecide(t *testing.T) {
 			add(s, "m1", "c", "h2", "h3", precopy.Copying)
 			add(s, "m2", "a", "h1", "h3", precopy.Requested)
 		}, []string{"m2 refused h3 memory"}},
+		{"also while its source does not report", func(s *fleet.Snapshot, _ *Inputs) {
+			s.Hosts["h3"].Facts.Capacity.Memory = 3 * hypervisor.GiB
+			s.Hosts["h2"].Session, s.Hosts["h2"].Facts, s.Hosts["h2"].Load = nil, nil, nil
+			m := add(s, "m1", "c", "h2", "h3", precopy.Copying)
+			m.Order.Memory = 2 * hypervisor.GiB
+			add(s, "m2", "a", "h1", "h3", precopy.Requested)
+		}, []string{"m2 refused h3 memory"}},
 		{"cancelled before anything", func(s *fleet.Snapshot, _ *Inputs) {
 			m := add(s, "m1", "a", "h1", "h2", precopy.Requested)
 			m.Cancel = &precopy.Cancel{By: "eve"}
@@ -247,13 +254,20 @@ func TestOrderCarriesWhatTheAgentNeeds(t *testing.T) {
 	s.Hosts["h1"].Facts.Capacity.Bandwidth = 400e6 / 8
 	s.Hosts["h2"].Facts.Capacity.Bandwidth = 10e9 / 8
 	s.Hosts["h2"].Facts.MigrationAddress = "2001:db8::7"
+	s.Hosts["h2"].RecordRevision = 41
 	add(s, "m1", "a", "h1", "h2", precopy.Requested)
 	in := inputs(s)
 	in.Memory.Preflights[Key{"m1", "h2"}] = Result{At: t0}
-	got := Decide(in)[0].Write.New.Order
+	in.Memory.Clocks = map[string]time.Duration{"h1": time.Minute}
+	w := Decide(in)[0].Write
+	if w.Host != "h2" || w.HostRevision != 41 {
+		t.Errorf("the order depends on %q at %d, want h2's record at 41", w.Host, w.HostRevision)
+	}
+	got := w.New.Order
 	want := &precopy.Order{
 		PeerURI: "qemu+tls://h2/system", MigrateURI: "tcp://[2001:db8::7]", TLSName: "h2",
-		Bandwidth: 47.5e6, NotAfter: t0.Add(orderLife), Leader: "me", Fence: 7,
+		Bandwidth: 47.5e6, Memory: 2 * hypervisor.GiB,
+		IssuedAt: t0, NotAfter: t0.Add(orderLife), ClockOffset: time.Minute, Leader: "me", Fence: 7,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)

@@ -23,9 +23,9 @@ type State interface {
 }
 
 // Orders is what a leader writes. Every write carries its fence: precopy.ErrFenced means that this
-// leader is deposed, precopy.ErrConflict that the record changed.
+// leader is deposed, precopy.ErrConflict that the record, or that of an order's target, changed.
 type Orders interface {
-	Update(ctx context.Context, old precopy.Stored, m precopy.Migration) (precopy.Stored, error)
+	Update(ctx context.Context, w Write) (precopy.Stored, error)
 	BindHost(ctx context.Context, name, libvirtUUID string) error
 	// Prune moves old finished migrations to the history.
 	Prune(ctx context.Context) error
@@ -56,6 +56,7 @@ type Loop struct {
 
 	mu     sync.Mutex
 	memory Memory
+	clocks clocks
 	kick   chan struct{} // a preflight came back
 }
 
@@ -69,7 +70,7 @@ func NewLoop(c Config) *Loop {
 	}
 	return &Loop{
 		Config: c, kick: make(chan struct{}, 1),
-		memory: Memory{Preflights: map[Key]Result{}},
+		memory: Memory{Preflights: map[Key]Result{}}, clocks: clocks{},
 	}
 }
 
@@ -142,6 +143,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 		}
 	}
 	l.memory.AwaySince, l.memory.DownSince = l.absences(snap, now)
+	l.clocks.look(snap)
 	for k, res := range l.memory.Preflights {
 		_, source := l.memory.DownSince[snap.Migrations[k.Migration].Source]
 		_, target := l.memory.DownSince[k.Target]
@@ -149,7 +151,10 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 			delete(l.memory.Preflights, k) // not answered, or by an agent that has gone: to be asked again
 		}
 	}
-	out := Memory{Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince}
+	out := Memory{
+		Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince,
+		Clocks: l.clocks.offsets(),
+	}
 	for k, v := range l.memory.Preflights {
 		out.Preflights[k] = v
 	}
@@ -199,7 +204,7 @@ func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 }
 
 func (l *Loop) write(ctx context.Context, w Write) error {
-	_, err := l.Orders.Update(ctx, w.Old, w.New)
+	_, err := l.Orders.Update(ctx, w)
 	if err == nil && w.Old.Phase != w.New.Phase {
 		l.Log.Info("migration decided", "migration", w.New.ID, "domain", w.New.Domain, "phase", w.New.Phase,
 			"source", w.New.Source, "target", w.New.Target, "reason", w.New.Reason)

@@ -12,6 +12,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/scheduler/fleet"
 	"drover/store/kv"
 	"drover/store/memstore"
 )
@@ -60,6 +61,44 @@ func TestCreateMigration(t *testing.T) {
 	if _, err := s.CreateMigration(ctx, request(99, "d99")); !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrMaybeApplied) {
 		t.Errorf("store away: %v", err)
 	}
+}
+
+// An order is written only by the target's record that the leader decided by.
+func TestOrderMigration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s, _ := w.client()
+		ctx := t.Context()
+		fence := lead(t, s, "s1").Fence()
+		requested, err := s.CreateMigration(ctx, request(1, "d1"))
+		must(t, err)
+		order := step(requested, precopy.Queued)
+		order.Target = "h2"
+		if _, err := s.OrderMigration(ctx, fence, requested, order, 7); !errors.Is(err, ErrConflict) {
+			t.Errorf("order by a record that does not exist: %v, want ErrConflict", err)
+		}
+		must(t, s.BindHost(ctx, fence, "h2", "machine-2"))
+		if _, err := s.OrderMigration(ctx, fence, requested, order, 0); !errors.Is(err, ErrConflict) {
+			t.Errorf("order to a host that was bound since: %v, want ErrConflict", err)
+		}
+		bound, err := s.hosts().Get(ctx, "h2")
+		must(t, err)
+		_, err = s.UpdateHost(ctx, nil, "h2", func(h *fleet.HostRecord) error {
+			h.Cordons = []fleet.Cordon{{Holder: "admin"}}
+			return nil
+		})
+		must(t, err)
+		if _, err := s.OrderMigration(ctx, fence, requested, order, bound.Revision); !errors.Is(err, ErrConflict) || errors.Is(err, ErrFenced) {
+			t.Errorf("order to a host cordoned since: %v, want ErrConflict", err)
+		}
+		cordoned, err := s.hosts().Get(ctx, "h2")
+		must(t, err)
+		queued, err := s.OrderMigration(ctx, fence, requested, order, cordoned.Revision)
+		must(t, err)
+		if queued.Phase != precopy.Queued || queued.Target != "h2" {
+			t.Errorf("ordered: %s to %q", queued.Phase, queued.Target)
+		}
+	})
 }
 
 func TestUpdateMigration(t *testing.T) {

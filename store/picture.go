@@ -231,13 +231,14 @@ func (p *picture) change(name string, f func(*fleet.Host)) {
 }
 
 func (p *picture) setRecord(name string, e *kv.Entry) error {
-	r := fleet.HostRecord{Name: name}
+	r, revision := fleet.HostRecord{Name: name}, int64(0)
 	if e != nil {
 		if err := decode(e.Value, &r); err != nil {
 			return err
 		}
+		revision = e.Mod
 	}
-	p.change(name, func(h *fleet.Host) { h.Record = r })
+	p.change(name, func(h *fleet.Host) { h.Record, h.RecordRevision = r, revision })
 	return nil
 }
 

@@ -182,8 +182,11 @@ type orders struct {
 }
 
 // Update implements scheduler.Orders.
-func (o orders) Update(ctx context.Context, old precopy.Stored, m precopy.Migration) (precopy.Stored, error) {
-	return o.store.UpdateMigration(ctx, precopy.ActorLeader, &o.fence, old, m)
+func (o orders) Update(ctx context.Context, w scheduler.Write) (precopy.Stored, error) {
+	if w.Host != "" {
+		return o.store.OrderMigration(ctx, o.fence, w.Old, w.New, w.HostRevision)
+	}
+	return o.store.UpdateMigration(ctx, precopy.ActorLeader, &o.fence, w.Old, w.New)
 }
 
 // BindHost implements scheduler.Orders.

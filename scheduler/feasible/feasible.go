@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy"
 	"drover/scheduler/fleet"
 )
 
@@ -257,15 +258,25 @@ func FreeMemory(s *fleet.Snapshot, h *fleet.Host, except string) hypervisor.Byte
 		if m.Target != h.Name || m.ID == except || !m.Phase.Holds() || here[m.UUID] {
 			continue
 		}
-		if src := s.Hosts[m.Source]; src != nil {
-			for _, d := range src.Domains() {
-				if d.Facts.ID == m.UUID {
-					free -= d.Facts.Memory
-				}
+		free -= allotment(s, m)
+	}
+	return free
+}
+
+// allotment is the memory of a domain on its way: as its order says, which stands however long the
+// source does not report, or as the source reports.
+func allotment(s *fleet.Snapshot, m precopy.Stored) hypervisor.Bytes {
+	if m.Order != nil && m.Order.Memory > 0 {
+		return m.Order.Memory
+	}
+	if src := s.Hosts[m.Source]; src != nil {
+		for _, d := range src.Domains() {
+			if d.Facts.ID == m.UUID {
+				return d.Facts.Memory
 			}
 		}
 	}
-	return free
+	return 0
 }
 
 func orUnknown(s hypervisor.DomainState) string {

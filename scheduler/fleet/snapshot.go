@@ -53,11 +53,13 @@ type LeaderInfo struct {
 // Host is one host as of the snapshot. Session is nil when no agent holds the name; Facts and Load
 // are nil when never reported under the present session.
 type Host struct {
-	Name    string
-	Record  HostRecord
-	Session *Session
-	Facts   *hypervisor.HostFacts
-	Load    *hypervisor.HostLoad
+	Name   string
+	Record HostRecord
+	// RecordRevision is the store revision of Record; 0 when there is none.
+	RecordRevision int64
+	Session        *Session
+	Facts          *hypervisor.HostFacts
+	Load           *hypervisor.HostLoad
 	// LoadSeen is when this process received Load, by its own clock: ages never compare clocks of
 	// two hosts.
 	LoadSeen time.Time

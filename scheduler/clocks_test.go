@@ -1,0 +1,41 @@
+package scheduler
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+)
+
+// However late reports come: the offset is found to within the fastest of the last ones, and a clock
+// that is set is found so again after a few.
+func TestClocks(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := clocks{}
+		s := snapshot(host("h1", hypervisor.GiB))
+		h := s.Hosts["h1"]
+		for range 2 {
+			offset := time.Duration(rapid.Int64Range(-1e12, 1e12).Draw(t, "offset"))
+			fastest := time.Hour
+			for range clockReports {
+				took := time.Duration(rapid.Int64Range(0, 3e9).Draw(t, "took"))
+				fastest = min(fastest, took)
+				h.LoadRevision++
+				h.LoadSeen = h.LoadSeen.Add(5 * time.Second)
+				h.Load.At = h.LoadSeen.Add(offset - took)
+				c.look(s)
+				c.look(s) // the same report once more
+			}
+			if got, want := c.offsets()["h1"], offset-fastest; got != want {
+				t.Fatalf("offset %s, want %s", got, want)
+			}
+		}
+		delete(s.Hosts, "h1")
+		c.look(s)
+		if len(c.offsets()) != 0 {
+			t.Fatal("a forgotten host is remembered")
+		}
+	})
+}
