@@ -53,6 +53,8 @@ type DomainLoad struct {
 	DirtyLong *DirtySample `json:"dirty_long,omitempty"`
 	// Migrating is true while a migration job, in or out, is seen on it.
 	Migrating bool `json:"migrating,omitempty"`
+	// Problem says why these figures are old (its QEMU does not answer); empty when they are not.
+	Problem string `json:"problem,omitempty"`
 }
 
 // DirtySample is an estimate of dirtying by QEMU's page sampling. It counts distinct pages rewritten

@@ -55,7 +55,8 @@ type HostLoad struct {
 	Tx          BytesPerSecond `json:"tx"`
 	Pressure    Pressure       `json:"pressure"`
 	Domains     []DomainLoad   `json:"domains,omitempty"`
-	// Problem says why the sample is not whole (libvirt away, a stuck domain); empty when it is.
+	// Problem says why the host's sample is not whole (libvirt away, the kernel's figures unreadable);
+	// empty when it is. A domain that hangs is that domain's Problem: its host is well.
 	Problem string `json:"problem,omitempty"`
 }
 

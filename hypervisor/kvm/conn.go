@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -26,6 +27,8 @@ const (
 // a call uses it.
 type conn struct {
 	lv *libvirt.Connect
+	// dead is set when libvirt told that the connection broke.
+	dead atomic.Bool
 
 	mu     sync.Mutex
 	users  int
@@ -33,11 +36,11 @@ type conn struct {
 	events []int
 }
 
-// hold registers a user; false means that the connection was given up.
+// hold registers a user; false means that the connection was given up or broke.
 func (c *conn) hold() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.gone {
+	if c.gone || c.dead.Load() {
 		return false
 	}
 	c.users++
@@ -109,7 +112,9 @@ type link struct {
 	// restored is called after each successful connect but the first.
 	restored func()
 
-	broken chan *conn // from close callbacks; the supervisor reads
+	// broken wakes the supervisor. It says nothing of which connection broke, so that no signal is
+	// worth more than another and one that waits already is enough: what counts is the mark on now.
+	broken chan struct{}
 
 	mu  sync.Mutex
 	now *conn // nil while down
@@ -119,7 +124,7 @@ type link struct {
 func newLink(name string, cfg Config, t *tracker) *link {
 	return &link{
 		uri: cfg.URI, connect: cfg.connect, log: cfg.Logger.With("connection", name), t: t,
-		broken: make(chan *conn, 1),
+		broken: make(chan struct{}, 1),
 	}
 }
 
@@ -144,11 +149,7 @@ func (l *link) install(c *conn) error {
 		if reason == libvirt.CONNECT_CLOSE_REASON_CLIENT {
 			return
 		}
-		// On the event loop's goroutine: never block. A signal that waits already is enough.
-		select {
-		case l.broken <- c:
-		default:
-		}
+		l.lost(c)
 	})
 	if err != nil && !isCode(err, libvirt.ERR_NO_SUPPORT) {
 		c.retire()
@@ -164,14 +165,24 @@ func (l *link) install(c *conn) error {
 	return nil
 }
 
+// lost marks a connection as broken and wakes the supervisor. It never blocks: libvirt calls it on the
+// event loop's goroutine.
+func (l *link) lost(c *conn) {
+	c.dead.Store(true)
+	select {
+	case l.broken <- struct{}{}:
+	default:
+	}
+}
+
 // supervise reconnects until ctx ends.
 func (l *link) supervise(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case c := <-l.broken:
-			if !l.drop(c) {
+		case <-l.broken:
+			if !l.dropDead() {
 				continue
 			}
 			l.log.Warn("connection to libvirt lost")
@@ -182,11 +193,12 @@ func (l *link) supervise(ctx context.Context) {
 	}
 }
 
-// drop takes c, or whatever is there when c is nil, out of service; false when c wasn't in it.
-func (l *link) drop(c *conn) bool {
+// dropDead takes the present connection out of service if it broke; false when it did not, as when
+// the signal was about an earlier one.
+func (l *link) dropDead() bool {
 	l.mu.Lock()
 	old := l.now
-	if old == nil || (c != nil && c != old) {
+	if old == nil || !old.dead.Load() {
 		l.mu.Unlock()
 		return false
 	}
@@ -194,6 +206,17 @@ func (l *link) drop(c *conn) bool {
 	l.mu.Unlock()
 	old.retire()
 	return true
+}
+
+// drop takes whatever connection there is out of service.
+func (l *link) drop() {
+	l.mu.Lock()
+	old := l.now
+	l.now, l.why = nil, errors.New("connection given up")
+	l.mu.Unlock()
+	if old != nil {
+		old.retire()
+	}
 }
 
 // reopen connects again, with back-off; false when ctx ended first.

@@ -26,6 +26,8 @@ type dirtySampler struct {
 	mu         sync.Mutex
 	candidates []hypervisor.DomainID
 	domains    map[hypervisor.DomainID]*dirtyState
+	// asked counts the domain's questions that libvirt has not answered, waited for or not.
+	asked map[hypervisor.DomainID]int
 }
 
 type dirtyState struct {
@@ -36,6 +38,7 @@ type dirtyState struct {
 func newDirtySampler(period time.Duration) *dirtySampler {
 	return &dirtySampler{
 		period: period, wake: make(chan struct{}, 1), domains: map[hypervisor.DomainID]*dirtyState{},
+		asked: map[hypervisor.DomainID]int{},
 	}
 }
 
@@ -49,8 +52,10 @@ func (s *dirtySampler) latest(id hypervisor.DomainID) (short, long *hypervisor.D
 	return nil, nil
 }
 
-// offer tells which domains could be sampled now, and forgets those that are gone.
-func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, o *outgoing) {
+// offer tells which domains could be sampled now, and forgets those that are gone. A silent domain is
+// left out: libvirt starts an estimate without a limit on the time that QEMU may take, and one that
+// hangs keeps the call for ever.
+func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, silent map[hypervisor.DomainID]bool, o *outgoing) {
 	sure := o.sure()
 	s.mu.Lock()
 	s.candidates = s.candidates[:0]
@@ -59,7 +64,7 @@ func (s *dirtySampler) offer(loads []hypervisor.DomainLoad, o *outgoing) {
 		if d := s.domains[l.ID]; d != nil {
 			kept[l.ID] = d
 		}
-		if sure && l.State == hypervisor.StateRunning && !l.Migrating {
+		if sure && l.State == hypervisor.StateRunning && !l.Migrating && !silent[l.ID] {
 			s.candidates = append(s.candidates, l.ID)
 		}
 	}
@@ -81,6 +86,9 @@ func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, 
 	var best hypervisor.DomainID
 	var oldest time.Time
 	for _, id := range s.candidates {
+		if s.asked[id] > 0 {
+			continue
+		}
 		var tried time.Time
 		if d := s.domains[id]; d != nil {
 			tried = d.tried
@@ -121,6 +129,20 @@ func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample
 	}
 }
 
+// ask notes a question about the domain; the returned function notes that libvirt has answered it.
+func (s *dirtySampler) ask(id hypervisor.DomainID) (answered func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked[id]++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asked[id]--; s.asked[id] == 0 {
+			delete(s.asked, id)
+		}
+	}
+}
+
 // run looks after each offer who is leaving and samples one due domain, until ctx ends.
 func (s *dirtySampler) run(ctx context.Context, h *Host) {
 	for {
@@ -157,12 +179,8 @@ func (h *Host) estimateDirty(ctx context.Context, id hypervisor.DomainID, window
 	if err := leaving(); err != nil {
 		return none, err
 	}
-	r := request{op: "dirty rate", domain: id, limit: 2 * time.Second, quiet: true}
-	seconds := int(window / time.Second)
-	_, err := onDomain(ctx, h, r, func(d *libvirt.Domain) (struct{}, error) {
-		return struct{}{}, d.StartDirtyRateCalc(seconds, libvirt.DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING)
-	})
-	if err != nil {
+	r := request{op: "dirty rate", domain: id, limit: 2 * time.Second, quiet: true, slots: h.probeSlots}
+	if err := h.startEstimate(ctx, r, window); err != nil {
 		return none, err
 	}
 	wait := window + 200*time.Millisecond
@@ -187,10 +205,22 @@ func (h *Host) estimateDirty(ctx context.Context, id hypervisor.DomainID, window
 	return none, refuse("dirty rate", id, hypervisor.ClassBusy, "QEMU did not finish its estimate")
 }
 
+// startEstimate begins an estimate, on the probes' own connection: QEMU may never answer.
+func (h *Host) startEstimate(ctx context.Context, r request, window time.Duration) error {
+	r.release = h.dirty.ask(r.domain)
+	seconds := int(window / time.Second)
+	_, err := onLink(ctx, h, h.probe, r, func(lv *libvirt.Connect) (struct{}, error) {
+		return withDomain(lv, r.domain, func(d *libvirt.Domain) (struct{}, error) {
+			return struct{}{}, d.StartDirtyRateCalc(seconds, libvirt.DOMAIN_DIRTYRATE_MODE_PAGE_SAMPLING)
+		})
+	})
+	return err
+}
+
 // dirtyRate reads the result of the last estimate; false while QEMU still samples.
 func (h *Host) dirtyRate(ctx context.Context, r request) (rate hypervisor.BytesPerSecond, done bool, err error) {
-	r.slots = h.controlSlots
-	measured, err := onLink(ctx, h, h.control, r, func(lv *libvirt.Connect) (*libvirt.DomainStatsDirtyRate, error) {
+	r.release = h.dirty.ask(r.domain)
+	measured, err := onLink(ctx, h, h.probe, r, func(lv *libvirt.Connect) (*libvirt.DomainStatsDirtyRate, error) {
 		return withDomain(lv, r.domain, func(d *libvirt.Domain) (*libvirt.DomainStatsDirtyRate, error) {
 			stats, err := lv.GetAllDomainStats([]*libvirt.Domain{d}, libvirt.DOMAIN_STATS_DIRTYRATE, libvirt.CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
 			if err != nil {

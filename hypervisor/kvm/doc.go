@@ -5,11 +5,12 @@
 //
 // # Connections
 //
-// A Host keeps two connections that reconnect by themselves, and one more for each migration that it
+// A Host keeps three connections that reconnect by themselves, and one more for each migration that it
 // started and that libvirt has not answered yet:
 //
 //   - view: events, bulk statistics, capabilities. Nothing that waits for one domain's lock.
 //   - control: calls about one domain (abort, sight, preflight, definitions);
+//   - probe: dirty-rate estimates, whose start a QEMU that hangs never answers;
 //   - one per running migration: the migrate call itself, its statistics and its limits.
 //
 // libvirtd works on at most five requests of one client at a time (max_client_requests) and counts
@@ -22,7 +23,9 @@
 // goroutine of its own under a time limit; the caller returns when its context ends or the limit
 // passes, with [hypervisor.ClassUnknownOutcome], and the call becomes a straggler ([Host.Stragglers])
 // that keeps its slot until libvirt answers. A domain with a straggler takes no further calls but an
-// abort, so that a domain that hangs costs two slots at most.
+// abort, so that a domain that hangs costs two slots at most. Estimates of the dirty rate have a
+// connection of their own because libvirt waits for their start without a limit; a domain that is
+// silent, or that still owes the answer to one, is not estimated.
 //
 // # Locking
 //

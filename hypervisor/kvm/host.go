@@ -26,6 +26,7 @@ const (
 	controlSlots = 2
 	abortSlots   = 2
 	tuneSlots    = 2 // beside the migrate call itself
+	probeSlots   = 2 // so that one guest that hangs does not end the sampling of the others
 	fileSlots    = 4 // no libvirt: file systems can hang too
 )
 
@@ -37,10 +38,12 @@ type Host struct {
 
 	view    *link
 	control *link
+	probe   *link
 
 	viewSlots    slots
 	controlSlots slots
 	abortSlots   slots
+	probeSlots   slots
 	fileSlots    slots
 
 	events    *fanout
@@ -79,9 +82,11 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 		cfg: cfg, log: log, t: t,
 		view:         newLink("view", cfg, t),
 		control:      newLink("control", cfg, t),
+		probe:        newLink("probe", cfg, t),
 		viewSlots:    newSlots(viewSlots),
 		controlSlots: newSlots(controlSlots),
 		abortSlots:   newSlots(abortSlots),
+		probeSlots:   newSlots(probeSlots),
 		fileSlots:    newSlots(fileSlots),
 		events:       newFanout(),
 		outgoing:     newOutgoing(cfg.MaxOutgoing),
@@ -93,9 +98,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 	h.dirty = newDirtySampler(cfg.DirtyPeriod)
 	h.view.prepare = h.prepareView
 	h.view.restored = h.reset
-	for _, l := range []*link{h.view, h.control} {
+	for _, l := range h.links() {
 		if err := l.open(ctx); err != nil {
-			h.view.drop(nil)
+			h.drop()
 			return nil, fmt.Errorf("connect to %s: %w", cfg.URI, err)
 		}
 	}
@@ -107,8 +112,9 @@ func Open(ctx context.Context, cfg Config) (*Host, error) {
 func (h *Host) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	h.stop = stop
-	h.wg.Go(func() { h.view.supervise(ctx) })
-	h.wg.Go(func() { h.control.supervise(ctx) })
+	for _, l := range h.links() {
+		h.wg.Go(func() { l.supervise(ctx) })
+	}
 	h.wg.Go(func() { h.events.run(ctx, h.observe) })
 	h.wg.Go(func() { h.dirty.run(ctx, h) })
 }
@@ -119,8 +125,17 @@ func (h *Host) start() {
 func (h *Host) Close() {
 	h.stop()
 	h.wg.Wait()
-	h.view.drop(nil)
-	h.control.drop(nil)
+	h.drop()
+}
+
+// links are the connections that are always there.
+func (h *Host) links() []*link { return []*link{h.view, h.control, h.probe} }
+
+// drop lets go of all of them.
+func (h *Host) drop() {
+	for _, l := range h.links() {
+		l.drop()
+	}
 }
 
 // Stragglers is the number of calls that libvirt still owes an answer for though nobody waits any
@@ -182,6 +197,9 @@ func onDomain[T any](ctx context.Context, h *Host, r request, fn func(*libvirt.D
 func onLink[T any](ctx context.Context, h *Host, l *link, r request, fn func(*libvirt.Connect) (T, error)) (T, error) {
 	c, err := l.use(r.op, r.domain)
 	if err != nil {
+		if r.release != nil {
+			r.release()
+		}
 		var zero T
 		return zero, err
 	}
@@ -190,7 +208,13 @@ func onLink[T any](ctx context.Context, h *Host, l *link, r request, fn func(*li
 
 // onConn runs fn on a held connection and releases it when fn, not the caller, is done.
 func onConn[T any](ctx context.Context, t *tracker, c *conn, r request, fn func(*libvirt.Connect) (T, error)) (T, error) {
-	r.release = c.release
+	after := r.release
+	r.release = func() {
+		c.release()
+		if after != nil {
+			after()
+		}
+	}
 	return ask(ctx, t, r, func() (T, error) { return fn(c.lv) })
 }
 

@@ -20,6 +20,8 @@ const (
 	// leastPeriod is the shortest time that rates are computed over; a sample that comes sooner
 	// repeats the last rates.
 	leastPeriod = 200 * time.Millisecond
+	// silentTimes is how many samples in a row a domain may be busy before something is wrong with it.
+	silentTimes = 3
 )
 
 // sampler turns libvirt's and the kernel's counters into rates. One sample is taken at a time.
@@ -80,8 +82,8 @@ func (s *sampler) sized(id hypervisor.DomainID, disks []hypervisor.Disk) []hyper
 }
 
 // Load samples the host and all its domains with one bulk call; rates are over the time since the
-// last call, zero at the first. A domain whose QEMU is busy or hangs keeps its last figures and is
-// named in Problem. When libvirt does not answer, the host's own figures and the domains' last ones
+// last call, zero at the first. A domain whose QEMU hangs keeps its last figures and has a Problem of
+// its own; one that migrates is asked in vain too and has none. When libvirt does not answer, the host's own figures and the domains' last ones
 // are returned with the error.
 func (h *Host) Load(ctx context.Context) (hypervisor.HostLoad, error) {
 	s := h.load
@@ -95,8 +97,9 @@ func (h *Host) Load(ctx context.Context) (hypervisor.HostLoad, error) {
 	}
 	load := hypervisor.HostLoad{At: time.Now(), Pressure: s.proc.pressure()}
 	if err == nil {
-		load.Domains, load.Problem = s.sampleDomains(records, load.At, h)
-		h.dirty.offer(load.Domains, h.outgoing)
+		var silent map[hypervisor.DomainID]bool
+		load.Domains, silent = s.sampleDomains(records, load.At, h)
+		h.dirty.offer(load.Domains, silent, h.outgoing)
 	} else {
 		load.Domains, load.Problem = s.lastLoads(), err.Error()
 	}
@@ -136,28 +139,33 @@ func (h *Host) bulk(ctx context.Context) ([]record, error) {
 	})
 }
 
-// sampleDomains turns the records into loads and keeps them for the next rates.
-func (s *sampler) sampleDomains(records []record, now time.Time, h *Host) ([]hypervisor.DomainLoad, string) {
+// sampleDomains turns the records into loads and keeps them for the next rates. The domains whose
+// QEMU gave nothing this time are silent.
+func (s *sampler) sampleDomains(records []record, now time.Time, h *Host) (loads []hypervisor.DomainLoad, silent map[hypervisor.DomainID]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var problem string
+	silent = map[hypervisor.DomainID]bool{}
 	next := make(map[hypervisor.DomainID]*domainSample, len(records))
-	loads := make([]hypervisor.DomainLoad, 0, len(records))
+	loads = make([]hypervisor.DomainLoad, 0, len(records))
 	for _, r := range records {
+		r.migrating = r.migrating || h.outgoing.leaving(r.id)
 		d := sample(s.domains[r.id], r, now)
 		next[r.id] = d
-		if d.silent >= 3 {
-			problem = "VM " + r.name + " does not answer libvirt's questions; its figures are old"
-		}
 		load := d.load
-		load.Migrating = r.migrating || h.outgoing.leaving(r.id)
+		load.Migrating = r.migrating
+		if d.silent > 0 {
+			silent[r.id] = true
+		}
+		if d.silent >= silentTimes {
+			load.Problem = "it does not answer libvirt's questions; its figures are old"
+		}
 		load.Dirty, load.DirtyLong = h.dirty.latest(r.id)
 		loads = append(loads, load)
 	}
 	s.domains = next
 	slices.SortFunc(loads, func(a, b hypervisor.DomainLoad) int { return cmp.Compare(a.ID, b.ID) })
 	s.loads = slices.Clone(loads)
-	return loads, problem
+	return loads, silent
 }
 
 // sample computes one domain's load from its last sample and a new record.
@@ -174,7 +182,10 @@ func sample(last *domainSample, r record, now time.Time) *domainSample {
 	}
 	if !r.answered {
 		// What QEMU has to be asked is missing: keep it as it was.
-		d.silent = last.silent + 1
+		if !r.migrating {
+			// Libvirt lets nobody ask one that migrates.
+			d.silent = last.silent + 1
+		}
 		d.load.Memory, d.capacity = last.load.Memory, last.capacity
 		d.counters.read, d.counters.write = last.counters.read, last.counters.write
 	} else {

@@ -160,8 +160,8 @@ func TestHangingGuestDoesNotStaleHost(t *testing.T) {
 		}
 	}
 	l, err := h.Load(ctx)
-	if err != nil || !strings.Contains(l.Problem, stuck.name) {
-		t.Errorf("problem %q, %v: want the hanging guest named", l.Problem, err)
+	if err != nil || l.Problem != "" || domainIn(l, stuck.id()).Problem == "" || domainIn(l, well.id()).Problem != "" {
+		t.Errorf("problem %q, %v, domains %+v: want the hanging guest's own, and no other", l.Problem, err, l.Domains)
 	}
 
 	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
@@ -212,7 +212,7 @@ func TestLoadSurvivesConnectionLoss(t *testing.T) {
 	h.view.mu.Lock()
 	now := h.view.now
 	h.view.mu.Unlock()
-	h.view.broken <- now // what the close callback does
+	h.view.lost(now) // what the close callback does
 	select {
 	case e := <-events:
 		if e.Kind != hypervisor.EventReset {

@@ -257,6 +257,10 @@ func TestSample(t *testing.T) {
 	if l := third.load; l.Memory != 100 || l.CPU != 1 || l.Write != 0 || third.silent != 1 {
 		t.Errorf("third: %+v, silent %d", l, third.silent)
 	}
+	silent.migrating = true
+	if moving := sample(third, silent, at.Add(4*time.Second)); moving.silent != 0 || moving.load.Memory != 100 {
+		t.Errorf("one that migrates: silent %d, %+v: want it not counted, and its memory kept", moving.silent, moving.load)
+	}
 	r.counters = counters{cpu: 10, rx: 5} // started anew
 	fourth := sample(third, r, at.Add(4*time.Second))
 	if l := fourth.load; l.CPU != 0 || l.Rx != 0 || fourth.silent != 0 {
@@ -277,13 +281,13 @@ func TestDirtyTurns(t *testing.T) {
 		{ID: "c", State: hypervisor.StateRunning, Migrating: true},
 		{ID: "d", State: hypervisor.StatePaused},
 	}
-	s.offer(loads, o)
+	s.offer(loads, nil, o)
 	now := time.Now()
 	if _, _, ok := s.next(now); ok {
 		t.Error("sampled while domains may be leaving unseen")
 	}
 	o.settled()
-	s.offer(loads, o)
+	s.offer(loads, nil, o)
 	want := []struct {
 		after  time.Duration
 		id     hypervisor.DomainID
@@ -306,7 +310,7 @@ func TestDirtyTurns(t *testing.T) {
 			s.put(id, hypervisor.DirtySample{Rate: 1, Window: window, At: at})
 		}
 	}
-	s.offer(loads[1:], o)
+	s.offer(loads[1:], nil, o)
 	if short, _ := s.latest("a"); short != nil {
 		t.Error("a domain that is gone is remembered")
 	}
