@@ -368,29 +368,3 @@ func bracketed(addr string) string {
 	}
 	return addr
 }
-
-// expire withdraws an order that nobody claimed: the compare-and-set makes it safe against a claim.
-func (p *pass) expire(m precopy.Stored) {
-	switch {
-	case m.Cancel != nil:
-		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
-	case m.Order == nil || p.Now.After(m.Order.NotAfter):
-		p.end(m, precopy.Refused, "not-claimed", fmt.Sprintf("the agent of %s did not take the order in time (check drover-agent there)", m.Source))
-	}
-}
-
-// lapse calls a migration unknown whose agent's lease has lapsed. The agent resolves it when it
-// comes back, from both hosts' evidence.
-func (p *pass) lapse(m precopy.Stored) {
-	if m.Phase == precopy.Unknown {
-		return
-	}
-	since, away := p.Memory.AwaySince[m.Source]
-	if !away || p.Now.Sub(since) < lapseGrace {
-		return
-	}
-	p.write(m, func(m *precopy.Migration) {
-		m.Phase, m.ReasonCode = precopy.Unknown, "agent-away"
-		m.Reason = fmt.Sprintf("the agent of %s is away; libvirt goes on by itself, the outcome is known when the agent is back", m.Source)
-	})
-}

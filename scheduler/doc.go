@@ -8,7 +8,8 @@
 // [Loop] carries its decisions out: every write compares the record's revision and the leader's
 // fence, so that a deposed leader changes nothing and a stale decision is simply taken again.
 //
-// The rooms: decide.go (one pass), place.go (which host, when none was named), preflight.go (what
+// The rooms: decide.go (one pass: admission and orders), lapse.go (agents that are away), clocks.go (what
+// reports say of hosts' clocks), place.go (which host, when none was named), preflight.go (what
 // only the two hosts can say), loop.go (effects). scheduler/fleet is the snapshot,
 // scheduler/feasible the hard filters.
 package scheduler
