@@ -24,8 +24,10 @@ type node struct {
 	runs  int
 	deaf  bool         // the agent hears no events
 	slow  atomic.Int64 // nanoseconds that setting the autostart flag takes
-	flaky atomic.Int64 // how many more times the downtime limit can't be set
-	disks atomic.Bool  // files for a storage copy were made here and not removed
+	// slowCall is the nanoseconds that the hypervisor takes before it makes the migrate call.
+	slowCall atomic.Int64
+	flaky    atomic.Int64 // how many more times the downtime limit can't be set
+	disks    atomic.Bool  // files for a storage copy were made here and not removed
 }
 
 // answer is what the host's agent says when asked.
@@ -91,7 +93,7 @@ type kill struct {
 	after bool
 	// then, instead of dying, is what happens at that call.
 	then func()
-	// forget, instead of dying, loses that call's answer.
+	// forget, instead of dying, loses that call's answer, after then.
 	forget bool
 }
 
@@ -139,13 +141,19 @@ func (a *agent) count() int {
 func (a *agent) leave(n int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.dead && n == a.kill.at && a.kill.after {
-		if a.kill.forget {
-			return false
-		}
-		a.strike()
+	if a.dead || n != a.kill.at || !a.kill.after {
+		return !a.dead
 	}
-	return !a.dead
+	if !a.kill.forget {
+		a.strike()
+		return !a.dead
+	}
+	if a.kill.then != nil {
+		a.mu.Unlock() // it may take its time
+		a.kill.then()
+		a.mu.Lock()
+	}
+	return false
 }
 
 // strike is death, or what comes instead; a.mu is held.
@@ -192,9 +200,17 @@ type gatedMigrator struct{ a *agent }
 
 func (g gatedMigrator) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	return gatedErr(g.a, "migrate", func() error {
-		g.a.node.w.mu.Lock()
-		g.a.node.w.migrates++
-		g.a.node.w.mu.Unlock()
+		sleep(ctx, time.Duration(g.a.node.slowCall.Load()))
+		proceed := spec.Proceed
+		spec.Proceed = func() error {
+			if err := proceed(); err != nil {
+				return err
+			}
+			g.a.node.w.mu.Lock()
+			g.a.node.w.migrates++
+			g.a.node.w.mu.Unlock()
+			return nil
+		}
 		return g.a.node.host.Migrate(ctx, spec)
 	})
 }

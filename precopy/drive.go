@@ -3,7 +3,6 @@ package precopy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -42,6 +41,12 @@ type drive struct {
 	news   chan struct{} // the record changed in the store
 	back   bool          // its final record came by the watch; guarded by Worker.mu
 
+	// confirmed is when the store was last asked about a step that it then took under the living
+	// lease: what was true of the record and the lease then may be acted upon for freshFor.
+	confirmed time.Time
+	seen      time.Time     // when this agent took the record up
+	begun     chan struct{} // closed right before libvirt is called: a job seen earlier is not ours
+
 	tuner    tune.Tuner
 	owed     bool // the tuner's downtime limit could not be set yet
 	switched bool // the vCPUs were stopped for the switchover, at least once
@@ -58,6 +63,8 @@ func newDrive(w *Worker, rec Stored) *drive {
 		events:   make(chan hypervisor.Event, 16),
 		news:     make(chan struct{}, 1),
 		progress: make(chan Progress, 1),
+		begun:    make(chan struct{}),
+		seen:     time.Now(),
 	}
 }
 
@@ -94,141 +101,36 @@ func (d *drive) run(ctx context.Context) {
 	d.adopt(ctx)
 }
 
+// leftOpen reports, after the drive of a record that stood as first, whether the record is open and
+// still this agent's to end.
+func (d *drive) leftOpen(first Stored) bool {
+	m := d.rec.current()
+	if m.Phase.Final() || m.Phase == Queued || d.rec.isGone() {
+		return false
+	}
+	return m.Phase == Unknown || m.Agent == d.w.Instance || first.Phase != Queued
+}
+
 // carryOut goes from the claim to the outcome.
 func (d *drive) carryOut(ctx context.Context) {
 	spec, ok := d.prepare(ctx)
 	if !ok {
 		return
 	}
+	spec.Proceed = func() error { return d.proceed(ctx) }
 	result := make(chan error, 1)
 	d.w.wg.Go(func() { result <- d.w.Migrator.Migrate(ctx, spec) })
-	if err := d.watch(ctx, result); err == nil {
+	switch err := d.watch(ctx, result); {
+	case err == nil:
 		d.succeeded(ctx)
-	} else if ctx.Err() == nil {
+	case ctx.Err() != nil:
+	case errors.Is(err, errNotBegun):
+		d.notBegun(ctx, err)
+	case hypervisor.IsClass(err, hypervisor.ClassInvalid):
+		d.refused(ctx, err)
+	default:
 		d.failed(ctx, err)
 	}
-}
-
-// prepare claims the order and does all that comes before the libvirt call, whose parameters it
-// returns; false when the migration has ended, or is not ours.
-func (d *drive) prepare(ctx context.Context) (hypervisor.MigrateSpec, bool) {
-	m := d.rec.current()
-	none := hypervisor.MigrateSpec{}
-	if m.Order == nil {
-		d.endUnstarted(ctx, Failed, ending{code: "bad-order", reason: "the order has no parameters"})
-		return none, false
-	}
-	if d.abandonedBefore(ctx) || d.expired(ctx) {
-		return none, false
-	}
-	if !d.step(ctx, stepUp{
-		from: Queued,
-		change: func(m *Migration) {
-			m.Phase, m.Reason, m.ReasonCode, m.Agent = Claimed, "claimed by the source's agent", "", d.w.Instance
-		},
-		written: func(m Migration) bool { return m.Phase == Claimed && m.Agent == d.w.Instance },
-	}) {
-		return none, false
-	}
-	ictx, cancel := context.WithTimeout(ctx, inspectLimit)
-	seen, err := d.w.Migrator.Inspect(ictx, d.domain)
-	cancel()
-	if ctx.Err() != nil {
-		return none, false // the agent is stopping; its next run gives the claim up
-	}
-	if err != nil {
-		d.endUnstarted(ctx, Failed, ending{code: "source-libvirt", reason: "the source's libvirt could not be asked", cause: err})
-		return none, false
-	}
-	if why := cannotLeave(seen, m.Migration); why != nil {
-		d.endUnstarted(ctx, Failed, ending{code: string(why.Code), reason: why.Detail})
-		return none, false
-	}
-	disks, ok := d.makeDisks(ctx, seen)
-	if !ok {
-		return none, false
-	}
-	return d.lastStep(ctx, seen, disks)
-}
-
-// expired ends a migration whose order is too old to be carried out.
-func (d *drive) expired(ctx context.Context) bool {
-	m := d.rec.current()
-	late := time.Since(m.Order.NotAfter)
-	if late <= 0 {
-		return false
-	}
-	d.endUnstarted(ctx, Failed, ending{code: "order-expired", reason: fmt.Sprintf(
-		"the order was too old by %s when this host came to it", late.Round(time.Second))})
-	return true
-}
-
-// cannotLeave looks once more, right before the start, for what admission has checked already.
-func cannotLeave(seen hypervisor.Inspection, m Migration) *hypervisor.Blocker {
-	for _, b := range seen.Facts.Blockers {
-		if b.Code == hypervisor.BlockLocalDisk && m.CopyStorage {
-			continue
-		}
-		return &b
-	}
-	if seen.Sighting.Job != hypervisor.JobNone {
-		return &hypervisor.Blocker{Code: hypervisor.BlockJob, Detail: "another job runs on the VM: " + string(seen.Sighting.Job)}
-	}
-	if !seen.Sighting.Active() {
-		return &hypervisor.Blocker{Code: hypervisor.BlockNotRunning, Detail: "the VM is not running here: " + string(seen.Sighting.State)}
-	}
-	return nil
-}
-
-// lastStep writes "preparing" under the living lease, right before the libvirt call.
-func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks []string) (hypervisor.MigrateSpec, bool) {
-	m := d.rec.current()
-	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
-	spec := hypervisor.MigrateSpec{
-		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
-		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
-		Bandwidth: m.Order.Bandwidth, Downtime: d.tuner.Limit(),
-		Persistent: seen.Facts.Persistent, CopyDisks: disks,
-		Strategy: d.tuner.Strategy(),
-	}
-	now := time.Now()
-	up := stepUp{
-		from: Claimed,
-		change: func(m *Migration) {
-			m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
-			m.Autostart, m.Persistent = seen.Facts.Autostart, seen.Facts.Persistent
-			m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
-				Number: len(m.Attempts) + 1, Strategy: spec.Strategy.Name(), Started: now,
-				DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
-			})
-		},
-		written: func(m Migration) bool {
-			return m.Phase == Preparing && m.Agent == d.w.Instance && m.Started != nil && m.Started.Equal(now)
-		},
-	}
-	if !d.step(ctx, up) {
-		return spec, false
-	}
-	return spec, !seen.Facts.Autostart || d.takeFlagOff(ctx, now, up)
-}
-
-// takeFlagOff clears the autostart flag: from here on a crash of the host must not start a second
-// copy at its next boot. If libvirt took its time over it, lease and record are looked at again.
-func (d *drive) takeFlagOff(ctx context.Context, began time.Time, up stepUp) bool {
-	actx, cancel := context.WithTimeout(ctx, flagLimit)
-	defer cancel()
-	err := d.w.Migrator.SetAutostart(actx, d.domain, false)
-	if ctx.Err() != nil {
-		return false // the agent is stopping; its next run finds that nothing was begun
-	}
-	if err != nil {
-		d.finish(ctx, Failed, "autostart", "the autostart flag could not be taken off", err)
-		return false
-	}
-	if time.Since(began) < freshFor {
-		return true
-	}
-	return d.step(ctx, stepUp{from: Preparing, change: func(*Migration) {}, written: func(Migration) bool { return false }})
 }
 
 func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
@@ -245,139 +147,6 @@ func tunerOf(p Policy, s tune.Start) tune.Tuner {
 		return t
 	}
 	return tune.New(s)
-}
-
-// stepUp is one step towards the libvirt call.
-type stepUp struct {
-	from   Phase
-	change func(*Migration)
-	// written recognises this very step in the store, whose answer was lost.
-	written func(Migration) bool
-}
-
-// step writes a step towards the libvirt call. A cancel request that came first ends the migration
-// here, and so does an order that has grown too old while the store, or the lease, was away. A record
-// that somebody else has taken is left alone, and false returned.
-func (d *drive) step(ctx context.Context, up stepUp) bool {
-	for tries := 0; ctx.Err() == nil; tries++ {
-		if tries > 0 && up.written(d.rec.current().Migration) {
-			return true
-		}
-		if !d.stillOurs(ctx, up.from) {
-			return false
-		}
-		if tries > 0 && (d.abandonedBefore(ctx) || up.from != Preparing && d.expired(ctx)) {
-			return false
-		}
-		err := d.rec.begin(ctx, up.change)
-		switch {
-		case err == nil:
-			return true
-		case errors.Is(err, ErrConflict):
-			if !d.reread(ctx) {
-				return false
-			}
-			continue // a cancel request, most likely
-		case errors.Is(err, ErrFenced):
-			d.log.Warn("waiting: the agent's lease is lost")
-		default:
-			d.log.Warn("store away before the start, waiting", "err", err)
-		}
-		if !sleep(ctx, time.Second) {
-			return false
-		}
-	}
-	return false
-}
-
-// stillOurs reports whether the record stands where this agent brought it, as far as is known here.
-// If not, what there is to do about it has been done.
-func (d *drive) stillOurs(ctx context.Context, from Phase) bool {
-	m := d.rec.current()
-	mine := m.Agent == d.w.Instance
-	switch {
-	case m.Phase == from && (mine || from == Queued):
-		return true
-	case m.Phase.Final() && m.Started != nil && mine:
-		d.settledElsewhere(ctx)
-	case m.Phase.Final() && m.Phase != Done:
-		// Whoever ended it may have asked for the disks' removal before this agent had them made.
-		d.w.discardDisks(ctx, m.Migration)
-	case m.Phase == Unknown && mine:
-		// The leader gave this agent up. It has called nothing, and that can be shown.
-		d.adopt(ctx)
-	default:
-		d.log.Warn("order not carried out: somebody else has the record", "phase", m.Phase, "agent", m.Agent)
-	}
-	return false
-}
-
-// reread takes over the store's record after a conflict; false when it is gone.
-func (d *drive) reread(ctx context.Context) bool {
-	var fresh Stored
-	err := retry(ctx, func() error {
-		var err error
-		if fresh, err = d.w.Queue.Get(ctx, d.rec.current().ID); errors.Is(err, ErrConflict) {
-			return nil // gone
-		}
-		return err
-	})
-	if err != nil || fresh.ID == "" {
-		return false
-	}
-	d.rec.told(fresh)
-	return true
-}
-
-// abandonedBefore ends a migration whose cancel came before libvirt was called.
-func (d *drive) abandonedBefore(ctx context.Context) bool {
-	m := d.rec.current()
-	if m.Cancel == nil || m.Phase.Final() {
-		return m.Phase.Final()
-	}
-	e := ending{code: "cancelled", reason: "cancelled by " + m.Cancel.By + " before it began"}
-	if m.Phase == Preparing {
-		d.end(ctx, Aborted, e) // the autostart flag may have been cleared
-		return true
-	}
-	d.endUnstarted(ctx, Aborted, e)
-	return true
-}
-
-// makeDisks has the target make the files for a storage copy, and returns which disks to copy.
-func (d *drive) makeDisks(ctx context.Context, seen hypervisor.Inspection) ([]string, bool) {
-	m := d.rec.current()
-	if !m.CopyStorage {
-		return nil, true
-	}
-	var disks []hypervisor.Disk
-	var names []string
-	for _, disk := range seen.Facts.Disks {
-		if !disk.Shared && !disk.ReadOnly && disk.Source != "" {
-			disks, names = append(disks, disk), append(names, disk.Target)
-		}
-	}
-	if len(disks) == 0 {
-		return nil, true
-	}
-	q := Question{Kind: AskCreateDisks, Domain: d.domain, Migration: m.ID, Disks: disks}
-	actx, cancel := context.WithTimeout(ctx, disksLimit)
-	a, err := d.w.Queue.Ask(actx, m.Target, q)
-	cancel()
-	if err == nil && a.Error != "" {
-		err = errors.New(a.Error)
-	}
-	if err == nil && len(a.Blockers) > 0 {
-		err = errors.New(a.Blockers[0].String())
-	}
-	if ctx.Err() != nil {
-		return nil, false
-	}
-	if err != nil {
-		d.endUnstarted(ctx, Failed, ending{code: "target-storage", reason: "the target could not make the disks", cause: err})
-		return nil, false
-	}
-	return names, true
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

@@ -185,11 +185,12 @@ type ending struct {
 func (d *drive) endUnstarted(ctx context.Context, p Phase, e ending) {
 	was, now := d.rec.current(), time.Now()
 	var notes []string
-	if was.Phase == Claimed {
+	if was.Agent != "" {
 		notes = d.w.discardDisks(ctx, was.Migration)
 	}
 	d.rec.change(func(m *Migration) {
-		if m.Phase != was.Phase || m.Agent != was.Agent {
+		// A claim whose answer was lost is this agent's too; a step further is not unstarted.
+		if m.Started != nil || m.Phase.Final() || m.Agent != was.Agent && m.Agent != d.w.Instance {
 			return
 		}
 		m.Notes = append(m.Notes[:len(m.Notes):len(m.Notes)], notes...)

@@ -19,6 +19,7 @@ type record struct {
 
 	mu      sync.Mutex
 	stored  Stored // as last read or written
+	gone    bool   // the store has it no more
 	pending []func(*Migration)
 	kick    chan struct{}
 }
@@ -161,9 +162,7 @@ func (r *record) next() (old Stored, m Migration, n int) {
 func (r *record) reread(ctx context.Context, old Stored, conflict error) error {
 	fresh, err := r.queue.Get(ctx, old.ID)
 	if errors.Is(err, ErrConflict) {
-		r.mu.Lock()
-		r.pending = nil
-		r.mu.Unlock()
+		r.setGone()
 		return errGone
 	}
 	if err != nil {
@@ -175,6 +174,18 @@ func (r *record) reread(ctx context.Context, old Stored, conflict error) error {
 		return conflict
 	}
 	return nil
+}
+
+func (r *record) setGone() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone, r.pending = true, nil
+}
+
+func (r *record) isGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.gone
 }
 
 func (r *record) drop(n int) {

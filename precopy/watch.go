@@ -27,6 +27,10 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 		case <-d.news:
 		case <-tick.C:
 		}
+		if !d.called() {
+			tick.Reset(pollFast) // a job seen now would be somebody else's
+			continue
+		}
 		if m := d.rec.current(); (m.Cancel != nil || aborting) && !m.Phase.Final() {
 			// Through the window between claim and job an abort finds no job: try until the call
 			// returns. What it returns, not what the abort said, is the outcome.
@@ -39,6 +43,16 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 			d.abort(ctx)
 		}
 		tick.Reset(pollEvery(began))
+	}
+}
+
+// called reports whether the libvirt call was let through.
+func (d *drive) called() bool {
+	select {
+	case <-d.begun:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -184,7 +198,8 @@ func (d *drive) sendProgress(ctx context.Context) {
 func (d *drive) adopt(ctx context.Context) {
 	m := d.rec.current()
 	d.log.Info("adopting", "phase", m.Phase)
-	if m.Phase == Claimed {
+	if m.Phase == Claimed || m.Phase == Unknown && m.Started == nil {
+		// Without the step to "preparing" nobody called libvirt, nor can any more.
 		d.abandonClaim(ctx)
 		return
 	}
@@ -254,7 +269,7 @@ func (d *drive) abandonClaim(ctx context.Context) {
 		return
 	}
 	d.endUnstarted(ctx, Failed, ending{
-		code: "agent-restarted", reason: "the source's agent was restarted before the copy began; order it again",
+		code: "agent-restarted", reason: "the source's agent was away before the copy began; order it again",
 	})
 }
 

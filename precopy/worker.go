@@ -128,13 +128,19 @@ func (w *Worker) start(ctx context.Context, rec Stored) {
 		d.run(ctx)
 		w.mu.Lock()
 		delete(w.drives, rec.ID)
-		if d.rec.current().Phase.Final() && !d.back {
+		last := d.rec.current()
+		if last.Phase.Final() && !d.back {
 			w.over[rec.ID] = true
 		}
-		w.startWaiting(ctx)
+		if ctx.Err() == nil && d.leftOpen(rec) {
+			// What became of the record came to the drive that was just ending: nobody else looks at it.
+			w.start(ctx, last)
+		} else {
+			w.startWaiting(ctx)
+		}
 		w.mu.Unlock()
-		if m := d.rec.current(); m.Phase.Final() {
-			w.Observe(m.Migration)
+		if last.Phase.Final() {
+			w.Observe(last.Migration)
 		}
 	})
 }

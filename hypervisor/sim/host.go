@@ -42,6 +42,11 @@ func (h *Host) Events() <-chan hypervisor.Event {
 // returns ClassUnknownOutcome and the migration goes on.
 func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	const op = "migrate"
+	if spec.Proceed != nil {
+		if err := spec.Proceed(); err != nil {
+			return err
+		}
+	}
 	in, err := h.enter(ctx, op, spec.Domain)
 	if err != nil {
 		return err
