@@ -19,7 +19,7 @@ func cancelCommand() *cli.Command {
 			"agent; at the very end it may complete all the same, which --wait reports with exit status 3.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "reason", Usage: "why, for the record"},
-			toggle("wait", "return when it is over: 0 when it was stopped, 3 when it was too late", "w"),
+			toggle("wait", "return when it is over: 0 when it was stopped, 1 when it failed otherwise, 3 when it was too late", "w"),
 		},
 		Action: takes(1, 1, "ID or VM", long(cancelMigration)),
 	}
@@ -50,6 +50,9 @@ func cancelMigration(ctx context.Context, s *session) error {
 		return s.interrupted(ctx, m, err)
 	case m.Phase == precopy.Done:
 		return cli.Exit(fmt.Sprintf("too late to cancel: %s runs on %s", m.Domain, m.Target), cliargs.ExitPartial)
+	case m.Phase != precopy.Aborted:
+		// It may not have stayed where it was: the guest may have stopped, or a person have judged.
+		return cli.Exit(whyNot(m.Migration), cliargs.ExitFailed)
 	}
 	s.note("%s: %s, it stays on %s", m.Domain, m.Phase, m.Source)
 	return nil

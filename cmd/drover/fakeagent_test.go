@@ -20,6 +20,7 @@ import (
 //	web…    done within a fraction of a second
 //	slow…   copies until it is cancelled
 //	late…   copies until it is cancelled, and is done all the same
+//	halt…   copies until it is cancelled, and the guest stops at that moment
 //	bad…    fails in mid-copy
 //	stuck…  the agent's target refuses it in preflight
 type fakeFleet struct {
@@ -201,6 +202,9 @@ func (a *fakeAgent) drive(ctx context.Context, m precopy.Stored) {
 		switch {
 		case kind == "bad" && i > 3:
 			a.end(ctx, m, precopy.Failed, "target-failed", "QEMU on the target ended")
+			return
+		case kind == "halt" && m.Cancel != nil:
+			a.end(ctx, m, precopy.Failed, "guest-stopped", "the guest stopped during the copy")
 			return
 		case kind == "slow" && m.Cancel != nil:
 			a.end(ctx, m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By)
