@@ -45,8 +45,10 @@ func (c *Client) Grant(ctx context.Context, ttl time.Duration) (kv.Lease, error)
 // also closes for lesser reasons, and is then opened again.
 func (l *lease) keep(ctx context.Context, alive time.Time) {
 	defer close(l.done)
-	// The deadline counts from when the grant was asked for, and by the monotonic clock: never later
-	// than the server's.
+	// By the monotonic clock, the deadline counts from when the grant was asked for, so it is not later
+	// than the server's. A renewal counts from when its answer came, since the client does not say when
+	// it asked: later than the server's by the answer's way. Nobody may rely on that much; what must not
+	// happen after the lease's end is a transaction that compares the lease's key.
 	deadline := time.NewTimer(time.Until(alive.Add(l.ttl)))
 	defer deadline.Stop()
 	kctx, cancel := context.WithCancel(ctx)
