@@ -53,7 +53,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 
 	a := &agent{
 		conf: s, log: log, host: host, store: st,
-		instance: uuid.NewString(), metrics: newMetrics(registry, host),
+		instance: uuid.NewString(), metrics: newMetrics(registry, host), disks: newDisks(s.Name, host, st),
 	}
 	a.reporter = hypervisor.NewReporter(hypervisor.ReporterConfig{Sampler: host, Sink: a, Log: log})
 	a.worker = precopy.NewWorker(precopy.Config{
@@ -89,6 +89,7 @@ type agent struct {
 	reporter *hypervisor.Reporter
 	worker   *precopy.Worker
 	metrics  *metrics
+	disks    *disks
 	sessions sessionHolder
 }
 

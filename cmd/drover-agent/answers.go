@@ -8,12 +8,24 @@ import (
 	"drover/precopy"
 )
 
-// answerTime bounds the answer to one question; who asks waits no longer than that.
-const answerTime = 10 * time.Second
+const (
+	// answerTime bounds the answer to one question; who asks waits no longer than that.
+	answerTime = 10 * time.Second
+	// diskTime is that for files: a little less than who asks waits for them, so that an answer comes.
+	diskTime = 28 * time.Second
+)
+
+// timeFor is how long the answer may take.
+func timeFor(k precopy.QuestionKind) time.Duration {
+	if k == precopy.AskCreateDisks || k == precopy.AskDiscardDisks {
+		return diskTime
+	}
+	return answerTime
+}
 
 // answer finds out what was asked. It is called concurrently.
 func (a *agent) answer(ctx context.Context, q precopy.Question) precopy.Answer {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	ctx, cancel := context.WithTimeout(ctx, timeFor(q.Kind))
 	defer cancel()
 	out := precopy.Answer{Schema: precopy.Schema, Nonce: q.Nonce, Host: a.conf.Name, SampledAt: time.Now()}
 	if err := a.find(ctx, q, &out); err != nil {
@@ -40,9 +52,9 @@ func (a *agent) find(ctx context.Context, q precopy.Question, out *precopy.Answe
 		out.Blockers, err = a.host.CheckTarget(ctx, *q.Target)
 		return err
 	case precopy.AskCreateDisks:
-		return a.host.CreateDisks(ctx, q.Migration, q.Disks)
+		return a.disks.create(ctx, q)
 	case precopy.AskDiscardDisks:
-		return a.host.RemoveDisks(ctx, q.Migration)
+		return a.disks.discard(ctx, q)
 	case precopy.AskPeerCheck:
 		out.PeerReport = a.peerReport(ctx, q.Peers)
 		return nil
