@@ -5,7 +5,11 @@
 // host: it claims orders, drives the hypervisor, tunes through precopy/tune, and writes outcomes;
 // resolve.go is the pure table by which an unknown outcome is resolved from what both hosts say.
 //
-// The rooms: migration.go (the record), phase.go (the state machine), resolve.go (evidence to
+// When an agent is away, the leader calls its migration unknown and leaves it at that. The source's
+// agent resolves it when it is back, from the evidence of both hosts; that of a host which never
+// returns can't be had, so then a person does ("drover migration resolve"), who has looked.
+//
+// The rooms: migration.go and order.go (the record), phase.go (the state machine), resolve.go (evidence to
 // verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), spool.go
 // (outcomes kept on local disk until the store has them); precopy/model is the arithmetic of
 // rounds, precopy/tune the convergence controller.

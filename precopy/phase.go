@@ -85,8 +85,8 @@ var transitions = map[Phase]map[Actor][]Phase{
 		ActorLeader: {Unknown},
 	},
 	Unknown: {
+		// Not the leader: the source's own evidence is needed, and its agent is there when that is.
 		ActorSource: {Copying, Done, Failed, Aborted},
-		ActorLeader: {Done, Failed, Aborted},
 		ActorCLI:    {Done, Failed},
 	},
 }
