@@ -57,3 +57,33 @@ func TestOrderExpiredWhateverTheClock(t *testing.T) {
 		}
 	})
 }
+
+// An order is judged by the leader's clock, whatever this host's says.
+func TestOrderByTheLeadersClock(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		ahead  time.Duration // this host's clock, as the leader knows
+		phase  Phase
+		reason string
+	}{
+		{"ahead by more than the order's life", time.Minute, Done, ""},
+		{"ahead by less", 10 * time.Second, Failed, "order-expired"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inWorld(t, setting{}, func(w *world) {
+				now := time.Now()
+				if err := w.store.edit(w.id, ActorLeader, func(m *Migration) {
+					m.Order.IssuedAt, m.Order.NotAfter = now.Add(-45*time.Second), now.Add(-15*time.Second)
+					m.Order.ClockOffset = tc.ahead
+				}); err != nil {
+					w.t.Fatal(err)
+				}
+				w.dst.start(kill{})
+				w.src.start(kill{})
+				if rec := w.awaitFinal(time.Minute); rec.Phase != tc.phase || rec.ReasonCode != tc.reason {
+					w.t.Errorf("ended %s %q (%s), want %s %q", rec.Phase, rec.ReasonCode, rec.Reason, tc.phase, tc.reason)
+				}
+			})
+		})
+	}
+}
