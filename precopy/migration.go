@@ -127,6 +127,22 @@ type Attempt struct {
 	// Adopted is true once another instance of the agent took the running attempt over.
 	Adopted bool   `json:"adopted,omitempty"`
 	Result  string `json:"result,omitempty"`
+	// GaveUp is set when the convergence controller asked for the attempt's end.
+	GaveUp *GivingUp `json:"gave_up,omitempty"`
+}
+
+// GivingUp is why the convergence controller gave an attempt up: the stable word, and the sentence.
+type GivingUp struct {
+	Code   string `json:"code"`
+	Reason string `json:"reason"`
+}
+
+// gaveUp returns why the last attempt was given up, nil if it was not.
+func (m Migration) gaveUp() *GivingUp {
+	if n := len(m.Attempts); n > 0 {
+		return m.Attempts[n-1].GaveUp
+	}
+	return nil
 }
 
 // Progress is the volatile part, written at most every 2 s under the agent's lease.

@@ -144,9 +144,8 @@ func (d *drive) rolledBack(ctx context.Context, cause error) bool {
 	switch {
 	case m.Cancel != nil:
 		d.finish(ctx, Aborted, "cancelled", "cancelled by "+m.Cancel.By+"; the guest runs on "+m.Source, cause)
-	case m.ReasonCode != "":
-		// The tuner gave up, and has said why.
-		d.finish(ctx, Aborted, m.ReasonCode, m.Reason, cause)
+	case m.gaveUp() != nil:
+		d.finish(ctx, Aborted, m.gaveUp().Code, m.gaveUp().Reason, cause)
 	case hypervisor.IsClass(cause, hypervisor.ClassAborted):
 		d.finish(ctx, Aborted, "aborted-outside", "aborted outside drover (such as virsh domjobabort); the guest runs on "+m.Source, cause)
 	default:
@@ -157,12 +156,12 @@ func (d *drive) rolledBack(ctx context.Context, cause error) bool {
 
 // undecided says in the record that nobody can say; looks go on.
 func (d *drive) undecided(why string) {
-	if m := d.rec.current(); m.Phase == Unknown && m.Reason == why {
+	if m := d.rec.current(); m.Phase == Unknown && m.Reason == why && m.ReasonCode == "" {
 		return
 	}
 	d.rec.change(func(m *Migration) {
 		if !m.Phase.Final() {
-			m.Phase, m.Reason = Unknown, why
+			m.Phase, m.Reason, m.ReasonCode = Unknown, why, ""
 		}
 	})
 }

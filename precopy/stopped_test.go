@@ -63,3 +63,36 @@ func TestStranded(t *testing.T) {
 		w.report(w.problems(false))
 	})
 }
+
+// TestReasonOfTheFailure lets the leader say that the agent is away in the middle of a migration that
+// then fails, or is given up: the record says why it ended, not that an agent was away.
+func TestReasonOfTheFailure(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		setting setting
+		faults  []sim.Fault
+		at      time.Duration // when the leader looks
+		phase   Phase
+		code    string
+	}{
+		{"failed", autostarted, []sim.Fault{{Kind: sim.TargetDies, Moment: sim.AtCopy, After: time.Second, For: time.Minute}}, 1050 * time.Millisecond, Failed, "rolled-back"},
+		{"given up, target silent", stubborn, []sim.Fault{{Kind: sim.LeftPaused, Moment: sim.AtCopy}}, 6 * time.Second, Aborted, "over-budget"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inWorld(t, tc.setting, func(w *world) {
+				for _, f := range tc.faults {
+					w.fleet.Inject(f)
+				}
+				w.dst.start(kill{})
+				w.src.start(kill{})
+				time.Sleep(tc.at)
+				_ = w.store.edit(w.id, ActorLeader, func(m *Migration) { m.Phase, m.ReasonCode, m.Reason = Unknown, "agent-away", "the agent is away" })
+				rec := w.awaitFinal(5 * time.Minute)
+				w.report(w.problems(true))
+				if rec.Phase != tc.phase || rec.ReasonCode != tc.code {
+					w.t.Errorf("ended %s %q (%s), want %s %q", rec.Phase, rec.ReasonCode, rec.Reason, tc.phase, tc.code)
+				}
+			})
+		})
+	}
+}

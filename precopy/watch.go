@@ -14,7 +14,6 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 	began := time.Now()
 	tick := time.NewTimer(pollFast)
 	defer tick.Stop()
-	var aborting bool
 	for {
 		select {
 		case err := <-result:
@@ -31,7 +30,7 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 			tick.Reset(pollFast) // a job seen now would be somebody else's
 			continue
 		}
-		if m := d.rec.current(); (m.Cancel != nil || aborting) && !m.Phase.Final() {
+		if d.unwanted() {
 			// Through the window between claim and job an abort finds no job: try until the call
 			// returns. What it returns, not what the abort said, is the outcome.
 			d.abort(ctx)
@@ -39,11 +38,20 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 			continue
 		}
 		if d.poll(ctx) == tune.Abort {
-			aborting = true
 			d.abort(ctx)
 		}
 		tick.Reset(pollEvery(began))
 	}
+}
+
+// unwanted reports whether the running migration is to be aborted: somebody cancelled it, the
+// controller gave it up, or the record was closed meanwhile with the guest said to be on the source.
+func (d *drive) unwanted() bool {
+	m := d.rec.current()
+	if m.Phase.Final() {
+		return m.Phase != Done
+	}
+	return m.Cancel != nil || m.gaveUp() != nil
 }
 
 // called reports whether the libvirt call was let through.
@@ -93,9 +101,13 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	if dec.Action == tune.Abort {
 		d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
 		d.rec.change(func(m *Migration) {
-			if !m.Phase.Final() {
-				m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
+			n := len(m.Attempts)
+			if m.Phase.Final() || n == 0 || m.gaveUp() != nil {
+				return
 			}
+			m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
+			m.Attempts = append([]Attempt(nil), m.Attempts...)
+			m.Attempts[n-1].GaveUp = &GivingUp{Code: m.ReasonCode, Reason: m.Reason}
 		})
 	}
 	return dec.Action
@@ -123,7 +135,7 @@ func (d *drive) enter(p Phase, why string) {
 	}
 	d.rec.change(func(m *Migration) {
 		if CheckTransition(m.Phase, p, ActorSource) == nil && !m.Phase.Final() {
-			m.Phase, m.Reason = p, why
+			m.Phase, m.Reason, m.ReasonCode = p, why, ""
 		}
 	})
 }
@@ -302,17 +314,17 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 			return seen, nil
 		case err == nil && stats.Kind == hypervisor.JobOutgoing:
 			seen = true
-			if d.rec.current().Cancel != nil || d.poll(ctx) == tune.Abort {
+			if d.unwanted() || d.poll(ctx) == tune.Abort {
 				d.abort(ctx)
 			}
 		case err != nil:
 			d.log.Debug("job of an adopted migration can't be read", "err", err)
-			if d.rec.current().Cancel != nil {
+			if d.unwanted() {
 				// An abort may get through where a question does not.
 				d.abort(ctx)
 			}
 		}
-		if d.rec.current().Phase.Final() {
+		if d.rec.current().Phase.Final() && (err != nil || stats.Kind != hypervisor.JobOutgoing) {
 			return seen, nil
 		}
 		select {

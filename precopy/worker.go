@@ -233,7 +233,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if e.Leave {
 		return w.Spool.Remove(e.ID)
 	}
-	notes, err := w.tidy(ctx, rec.Migration, rec.Phase)
+	notes, err := w.tidy(ctx, rec.Migration, e.Phase)
 	if err != nil {
 		return err
 	}
@@ -255,6 +255,9 @@ func (e Spooled) apply(m *Migration) {
 	if m.Phase.Final() {
 		if m.Phase == e.Phase && m.Outcome == nil {
 			m.Outcome = e.Outcome
+		}
+		if m.Phase != e.Phase {
+			m.Notes = appendNew(m.Notes, "the agent saw: "+string(e.Phase)+" ("+e.Reason+")")
 		}
 		return
 	}
