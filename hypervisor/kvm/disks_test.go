@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,13 +64,16 @@ func TestDiscardFollowsStragglingCreate(t *testing.T) {
 func TestOneCallMakesFilesOfOneMigration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &ledger{}
+		var mu sync.Mutex
 		var order []string
 		step := func(name, migration string, d time.Duration) {
 			defer l.work(migration)()
 			time.Sleep(d)
+			mu.Lock()
+			defer mu.Unlock()
 			order = append(order, name)
 		}
-		go step("slow", "m", time.Hour)
+		go step("slow", "m", time.Minute)
 		synctest.Wait()
 		if !l.working("m") || l.working("other") {
 			t.Error("want m worked on, and no other")
@@ -78,6 +82,8 @@ func TestOneCallMakesFilesOfOneMigration(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		step("next", "m", 0)
+		mu.Lock()
+		defer mu.Unlock()
 		if len(order) != 3 || order[0] != "other" || order[1] != "slow" {
 			t.Errorf("order %v: want each migration's calls in turn, others not held up", order)
 		}
