@@ -3,7 +3,8 @@
 // orders, drives libvirt, and records what happened.
 //
 // The rooms: agent.go wires everything in one place, session.go holds the lease and what depends on
-// it, queue.go is the store as precopy's Worker sees it, answers.go answers questions.
+// it, queue.go is the store as precopy's Worker sees it, answers.go answers questions, unthrottle.go
+// gives throttled guests their CPU back after the agent's end.
 package main
 
 import (
@@ -22,13 +23,19 @@ import (
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
+	if len(args) == 2 && args[1] == throttleWatchdog {
+		return watchThrottle()
+	}
 	settings := conf.DefaultAgent()
 	app := &cli.App{
 		Name:            "drover-agent",
 		Usage:           "reports this KVM host's load and carries out the migrations that leave it",
 		Version:         version.Version,
 		HideHelpCommand: true,
+		Writer:          os.Stdout,
+		ErrWriter:       os.Stderr,
 		Flags:           append([]cli.Flag{conf.ConfigFlag()}, conf.Flags(settings)...),
+		Commands:        []*cli.Command{unthrottleCommand(settings)},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
 				return cliargs.Usagef(c, "unexpected argument %q", c.Args().First())

@@ -1,0 +1,118 @@
+package throttle
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+const ms = time.Millisecond
+
+func TestPlan(t *testing.T) {
+	half := Bandwidth{Quota: 50 * ms, Period: 100 * ms}
+	for _, tc := range []struct {
+		name     string
+		share    float64
+		pause    time.Duration
+		original Bandwidth
+		ceiling  float64
+		want     Bandwidth
+	}{
+		{"a third", 0.3, 150 * ms, unlimited(), math.Inf(1), Bandwidth{5 * ms, 16667 * time.Microsecond}},
+		{"all", 1, 150 * ms, unlimited(), math.Inf(1), unlimited()},
+		{"less than the pause allows", 0.01, 150 * ms, unlimited(), math.Inf(1), Bandwidth{5 * ms, 74999 * time.Microsecond}},
+		{"less than is ever set", 0.0001, time.Hour, unlimited(), math.Inf(1), Bandwidth{5 * ms, 500 * ms}},
+		{"no pause to speak of", 0.5, 10 * ms, unlimited(), math.Inf(1), unlimited()},
+		{"no pause", 0.5, 0, unlimited(), math.Inf(1), unlimited()},
+		{"above the original", 0.6, 150 * ms, half, 0.5, half},
+		{"the original", 0.5, 150 * ms, half, 0.5, half},
+		{"below the original", 0.4, 150 * ms, half, 0.5, Bandwidth{5 * ms, 12500 * time.Microsecond}},
+		{"above the parent", 0.9, 150 * ms, unlimited(), 0.8, unlimited()},
+		{"below the parent", 0.7, 150 * ms, unlimited(), 0.8, Bandwidth{5 * ms, 7143 * time.Microsecond}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := plan(tc.share, tc.pause, tc.original, tc.ceiling); got != tc.want {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestLeast(t *testing.T) {
+	for pause, want := range map[time.Duration]float64{
+		0: 1, 10 * ms: 1, 20 * ms: 0.5, 50 * ms: 0.2, 150 * ms: 1.0 / 15, 900 * ms: 1.0 / 90, time.Hour: 0.01,
+	} {
+		if got := Least(pause); !near(got, want) {
+			t.Errorf("Least(%s): got %v, want %v", pause, got, want)
+		}
+	}
+}
+
+func genBandwidth(name string) *rapid.Generator[Bandwidth] {
+	return rapid.Custom(func(t *rapid.T) Bandwidth {
+		if rapid.Bool().Draw(t, name+" unlimited") {
+			return unlimited()
+		}
+		return Bandwidth{
+			Quota:  time.Duration(rapid.IntRange(1000, 2_000_000).Draw(t, name+" quota")) * time.Microsecond,
+			Period: time.Duration(rapid.IntRange(1000, 1_000_000).Draw(t, name+" period")) * time.Microsecond,
+		}
+	})
+}
+
+// Whatever is asked for: either the original stands, or the kernel takes the plan, it gives no more
+// than was asked for (unless the pause forbids so little), no more than any limit, and no silence as
+// long as the pause.
+func TestPlanBounds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		share := rapid.Float64Range(1e-6, 1).Draw(t, "share")
+		pause := time.Duration(rapid.Int64Range(0, int64(2*time.Second)).Draw(t, "pause"))
+		original := genBandwidth("original").Draw(t, "original")
+		ceiling := min(genBandwidth("parent").Draw(t, "parent").Share(), original.Share())
+		got := plan(share, pause, original, ceiling)
+		if got == original {
+			if share < min(1, ceiling)-0.001 && Least(pause) < min(1, ceiling)-0.001 {
+				t.Fatalf("nothing is done for a share of %v below %v", share, ceiling)
+			}
+			return
+		}
+		if got.Quota < ms || got.Period < ms || got.Period > time.Second {
+			t.Fatalf("the kernel refuses %v", got)
+		}
+		if s := got.Share(); s > max(share, Least(pause))+1e-9 || s >= min(1, ceiling) {
+			t.Fatalf("share %v: asked for %v, least %v, ceiling %v", s, share, Least(pause), ceiling)
+		}
+		if silence := silentPeriods * got.Period; silence >= pause || got.Period-got.Quota >= pause {
+			t.Fatalf("silent for %s, promised less than %s", silence, pause)
+		}
+	})
+}
+
+// More is asked for, more is given.
+func TestPlanMonotone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := rapid.Float64Range(0.001, 1).Draw(t, "a")
+		b := rapid.Float64Range(a, 1).Draw(t, "b")
+		pause := time.Duration(rapid.Int64Range(0, int64(2*time.Second)).Draw(t, "pause"))
+		pa, pb := plan(a, pause, unlimited(), 1), plan(b, pause, unlimited(), 1)
+		if pa.Share() > pb.Share() {
+			t.Fatalf("%v gives %v, %v gives %v", a, pa, b, pb)
+		}
+	})
+}
+
+// On the way from one v1 bandwidth to another the group never has more than the greater of the two.
+func TestPeriodFirst(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to := genBandwidth("from").Draw(t, "from"), genBandwidth("to").Draw(t, "to")
+		between := Bandwidth{Quota: to.Quota, Period: from.Period}
+		if periodFirst(from, to) {
+			between = Bandwidth{Quota: from.Quota, Period: to.Period}
+		}
+		if between.Share() > max(from.Share(), to.Share()) {
+			t.Fatalf("%v on the way from %v to %v", between, from, to)
+		}
+	})
+}

@@ -1,0 +1,49 @@
+// Package throttle slows a running domain's vCPUs, exactly and reversibly, by the CPU bandwidth of the
+// control groups that libvirt gives them, so that pre-copy of a guest that rewrites memory faster than
+// the link can carry it still converges.
+//
+// libvirt refuses changes of scheduler parameters while a migration runs, and QEMU's auto-converge only
+// ever rises, in steps of ten percent. The agent is on the host and writes the groups itself. Only the
+// vCPUs' own leaf groups are written: QEMU's main and migration threads live in another one and must
+// not be slowed. libvirt makes and removes the groups with the QEMU process, so nothing of a throttle
+// outlives the source of a migration.
+//
+//	Begin: /proc/*/cmdline has "-uuid ID" -> threads -> leaf groups "vcpuN" -> originals
+//	Set:   watchdog armed -> originals in the spool (synced) -> quota of each leaf
+//	Use:   what each vCPU used and what it was denied
+//	End:   originals back -> spool entry removed -> watchdog let go with the last throttle
+//
+// # The promise to give it back
+//
+// Before the first write the originals are in a file of the spool, and a watchdog process holds the
+// reading end of a pipe whose other end only this process has. However this process ends, the kernel
+// closes the pipe, and the watchdog writes the originals back. A service manager that kills the whole
+// service kills the watchdog too, so the agent's unit also runs [Recover] after it stopped, and [New]
+// calls it at the next start. A process is known by pid and start time, and a spooled group is written
+// only while the QEMU process that it belonged to lives. What the spool holds is never restored while
+// the process that throttles lives, except by that process.
+//
+// # Silence
+//
+// A throttled vCPU stands still until its period ends. The scheduler notices an exhausted quota only at
+// its tick (4 ms with 250 Hz), and takes what ran over from the next periods: with quotas shorter than
+// a tick the guest stands still for several periods. Hence quotas of 5 ms, and periods that make the
+// share. Measured with a busy thread on a loaded 2-core machine at 250 Hz: shares within 0.03 of what
+// was asked from 0.03 to 0.8, silences of one period less one quota, at times one period more; a 1 ms
+// quota in 20 ms gave 77 ms instead of the 19 ms that the figures suggest. So a silence is reckoned as
+// two periods. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds QEMU's
+// big lock stops the migration too.
+//
+// A quota acts on what a vCPU really uses: a guest at 10 % is not slowed by a share of 0.2. Use tells
+// what each vCPU uses; close the loop on that and on the dirty rate.
+//
+// # Control group versions
+//
+// Both layouts are known: v1 (cpu.cfs_quota_us and cpu.cfs_period_us, where a child may not exceed its
+// parent) and v2 (cpu.max). Domains of real libvirt hosts were throttled with v1 only; see
+// README.md in this directory for what was tried of v2.
+//
+// The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
+// throttle.go (Throttler, Throttle), usage.go, spool.go, recover.go, guard.go (the watchdog's parent),
+// watchdog.go (the watchdog).
+package throttle

@@ -1,0 +1,334 @@
+package throttle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// Config is what a Throttler needs.
+type Config struct {
+	// Dir is the spool, on a local disk; it is made if need be.
+	Dir string
+	// Watchdog are the arguments with which this program's own executable runs [Watch].
+	Watchdog []string
+	Logger   *slog.Logger
+
+	executable string // outside tests this process's own
+	kernel     *kernel
+	keeper     keeper
+}
+
+// Throttler throttles domains of this host. Methods may be called from several goroutines.
+type Throttler struct {
+	kernel kernel
+	spool  spool
+	guard  keeper
+	self   process
+	boot   string
+	log    *slog.Logger
+
+	mu     sync.Mutex
+	active map[hypervisor.DomainID]*Throttle
+}
+
+// New opens the spool and gives back what a process before this one left throttled: the migrations
+// among those are throttled anew by whoever takes them up. That something could not be given back is
+// logged as an error and no error of New: it is tried again at the next start.
+func New(cfg Config) (*Throttler, error) {
+	t := &Throttler{kernel: realKernel, log: cfg.Logger, active: map[hypervisor.DomainID]*Throttle{}}
+	if cfg.kernel != nil {
+		t.kernel = *cfg.kernel
+	}
+	var err error
+	if t.spool, err = openSpool(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if t.boot, err = t.kernel.bootID(); err != nil {
+		return nil, fmt.Errorf("throttle: %w", err)
+	}
+	if t.self, _, err = t.kernel.identify(os.Getpid()); err != nil {
+		return nil, fmt.Errorf("throttle: %w", err)
+	}
+	// The path of a process's own program stays right when a package replaced the file. The watchdog
+	// works in another directory, so the spool's path must be whole.
+	executable, dir := "/proc/self/exe", ""
+	if cfg.executable != "" {
+		executable = cfg.executable
+	}
+	if dir, err = filepath.Abs(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("throttle: %w", err)
+	}
+	t.guard = &guard{executable: executable, args: cfg.Watchdog, order: order{Dir: dir, Owner: t.self}, log: t.log}
+	if cfg.keeper != nil {
+		t.guard = cfg.keeper
+	}
+	over := func(owner process) bool { return !t.kernel.lives(owner) }
+	if _, err := recoverSpool(t.kernel, t.spool, t.log, over); err != nil {
+		t.log.Error("CPU quotas of a run before are not all given back", "err", err)
+	}
+	return t, nil
+}
+
+// Begin finds the domain's vCPUs and notes their bandwidth; it changes nothing yet. No silence that is
+// imposed will be as long as pause. name is for people. The caller must End the throttle, whatever
+// becomes of the migration. Errors: [ErrNotRunning], [ErrNoGroups], [ErrAmbiguous], [ErrBusy], and those
+// of reading the kernel's files.
+func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (*Throttle, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("throttle %s: %w", id, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.active[id] != nil {
+		return nil, fmt.Errorf("throttle %s: %w", id, ErrBusy)
+	}
+	th := &Throttle{t: t, id: id, name: name, pause: pause, share: 1}
+	if err := t.spool.locked(th.open); err != nil {
+		return nil, fmt.Errorf("throttle %s: %w", id, err)
+	}
+	t.active[id] = th
+	return th, nil
+}
+
+// Close ends all throttles that were not ended.
+func (t *Throttler) Close() error {
+	t.mu.Lock()
+	var left []*Throttle
+	for _, th := range t.active {
+		left = append(left, th)
+	}
+	t.mu.Unlock()
+	var errs []error
+	for _, th := range left {
+		errs = append(errs, th.End())
+	}
+	return errors.Join(errs...)
+}
+
+// Throttle is the hold on one domain's vCPUs. vCPUs that are plugged in later are not throttled; libvirt
+// plugs none while a migration runs. Methods may be called from several goroutines.
+type Throttle struct {
+	t    *Throttler
+	id   hypervisor.DomainID
+	name string
+
+	mu        sync.Mutex
+	pause     time.Duration
+	share     float64
+	process   process
+	groups    []group
+	originals []Bandwidth // of groups, in the same order
+	ceiling   float64     // what the groups above leave a vCPU
+	entry     entry       // what the spool holds, once held
+	held      bool        // in the spool and under guard
+	ended     bool
+	begin     sample
+	last      sample
+}
+
+// open looks the domain up. What a dead process left in the spool about it is more original than what
+// the groups say now. Under the spool's lock.
+func (th *Throttle) open() error {
+	var err error
+	if th.process, th.groups, err = th.t.kernel.find(th.id); err != nil {
+		return err
+	}
+	e, known, err := th.t.spool.get(th.id)
+	if err != nil {
+		return err
+	}
+	known = known && e.BootID == th.t.boot && e.Process == th.process
+	if known && e.Owner != th.t.self && th.t.kernel.lives(e.Owner) {
+		return ErrBusy
+	}
+	was := map[string]Bandwidth{}
+	if known {
+		for _, g := range e.Groups {
+			was[g.Dir] = g.original()
+		}
+	}
+	th.ceiling = th.groups[0].ceiling()
+	for _, g := range th.groups {
+		b, ok := was[g.dir]
+		if !ok {
+			if b, err = g.read(); err != nil {
+				return err
+			}
+		}
+		th.originals = append(th.originals, b)
+	}
+	if th.begin, err = th.sample(); err != nil {
+		return err
+	}
+	th.last = th.begin
+	return nil
+}
+
+// Original returns the bandwidth that the vCPUs had, and get back, by vCPU number.
+func (th *Throttle) Original() map[int]Bandwidth {
+	out := map[int]Bandwidth{}
+	for i, g := range th.groups {
+		out[g.vcpu] = th.originals[i]
+	}
+	return out
+}
+
+// SetPause changes the pause for later calls of Set.
+func (th *Throttle) SetPause(pause time.Duration) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	th.pause = pause
+}
+
+// Set lets each vCPU use no more than the share of one core, 0.01 to 1; 1 takes nothing away. A share
+// below what the pause allows (see [Least]) becomes that, and one above an original limit leaves that
+// limit in force; Use tells which share is. Errors: [ErrNotRunning] when the domain's process ended,
+// [ErrUnguarded] when there is no watchdog (nothing was written then), and those of writing: some vCPUs
+// may be throttled then, and End still owes them.
+func (th *Throttle) Set(share float64) error {
+	if math.IsNaN(share) || share <= 0 || share > 1 {
+		return fmt.Errorf("throttle %s: share %v, want above 0 up to 1", th.id, share)
+	}
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	if err := th.set(share); err != nil {
+		return fmt.Errorf("throttle %s: %w", th.id, err)
+	}
+	return nil
+}
+
+func (th *Throttle) set(share float64) error {
+	switch {
+	case th.ended:
+		return errors.New("it was ended")
+	case !th.t.kernel.lives(th.process):
+		return ErrNotRunning
+	}
+	plans := make([]Bandwidth, len(th.groups))
+	changes, effective := false, 0.0
+	for i, original := range th.originals {
+		plans[i] = plan(share, th.pause, original, min(th.ceiling, original.Share()))
+		changes = changes || plans[i] != original
+		effective = max(effective, min(1, th.ceiling, plans[i].Share()))
+	}
+	if changes && !th.held {
+		if err := th.hold(); err != nil {
+			return err
+		}
+	}
+	if th.held {
+		if err := th.t.guard.check(); err != nil && share < th.share {
+			return err
+		}
+		var errs []error
+		for i, g := range th.groups {
+			errs = append(errs, g.write(th.t.kernel.write, plans[i]))
+		}
+		if err := errors.Join(errs...); err != nil {
+			if !th.t.kernel.lives(th.process) {
+				return ErrNotRunning
+			}
+			return err
+		}
+	}
+	th.share = effective
+	return nil
+}
+
+// hold makes the promise to give the originals back: first the watchdog, then the spool.
+func (th *Throttle) hold() error {
+	if err := th.t.guard.hold(); err != nil {
+		return err
+	}
+	e := entry{
+		Schema: entrySchema, Domain: th.id, Name: th.name, BootID: th.t.boot,
+		Process: th.process, Owner: th.t.self,
+	}
+	for i, g := range th.groups {
+		e.Groups = append(e.Groups, spooledGroup{
+			VCPU: g.vcpu, Dir: g.dir, V2: g.v2,
+			QuotaUS: th.originals[i].Quota.Microseconds(), PeriodUS: th.originals[i].Period.Microseconds(),
+		})
+	}
+	if err := th.t.spool.locked(func() error { return th.t.spool.put(e) }); err != nil {
+		th.t.guard.release()
+		return err
+	}
+	th.entry, th.held = e, true
+	return nil
+}
+
+// Use returns what the vCPUs did since the Use before, or since Begin.
+func (th *Throttle) Use() (Usage, error) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	now, err := th.sample()
+	if isGone(err) {
+		err = ErrNotRunning
+	}
+	if err != nil {
+		return Usage{}, fmt.Errorf("throttle %s: %w", th.id, err)
+	}
+	u := usage(th.begin, th.last, now, th.share)
+	th.last = now
+	return u, nil
+}
+
+// Counters returns the vCPUs' counters as the kernel keeps them.
+func (th *Throttle) Counters() ([]VCPUUse, error) {
+	s, err := th.sample()
+	return s.use, err
+}
+
+func (th *Throttle) sample() (sample, error) {
+	s := sample{at: time.Now()}
+	for _, g := range th.groups {
+		u, err := g.use()
+		if err != nil {
+			return s, err
+		}
+		s.use = append(s.use, u)
+	}
+	return s, nil
+}
+
+// End gives the originals back, exactly. It may be called again, does nothing once it succeeded, and
+// is no error when the domain's process ended. After an error call it again; the domain stays in the
+// spool and under guard until it succeeds, or this process ends.
+func (th *Throttle) End() error {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	if th.ended {
+		return nil
+	}
+	if th.held {
+		if err := th.t.spool.locked(th.restore); err != nil {
+			return fmt.Errorf("unthrottle %s: %w", th.id, err)
+		}
+		th.held = false
+		th.t.guard.release()
+	}
+	th.ended, th.share = true, 1
+	th.t.mu.Lock()
+	defer th.t.mu.Unlock()
+	delete(th.t.active, th.id)
+	return nil
+}
+
+// restore goes by what is in memory: a spool that can't be read must not keep a living process from its
+// promise. Under the spool's lock.
+func (th *Throttle) restore() error {
+	if _, err := th.entry.restore(th.t.kernel, th.t.boot); err != nil {
+		return err
+	}
+	return th.t.spool.remove(th.id)
+}
