@@ -64,22 +64,3 @@ func (s *Store) Events(ctx context.Context, limit int) ([]Event, error) {
 	}
 	return out, nil
 }
-
-// WatchEvents delivers events as they are recorded, the present ones first (oldest first), until ctx
-// ends, when the channel is closed. Events come again after history was lost.
-func (s *Store) WatchEvents(ctx context.Context) <-chan Event {
-	out := make(chan Event)
-	rows := Table[Event]{s, eventsPrefix, "event"}.Watch(ctx)
-	go func() {
-		defer close(out)
-		for batch := range rows {
-			for _, r := range batch.Changed {
-				select {
-				case out <- r.Value:
-				case <-ctx.Done():
-				}
-			}
-		}
-	}()
-	return out
-}

@@ -13,25 +13,6 @@ func (s *Store) hosts() Table[fleet.HostRecord] {
 	return Table[fleet.HostRecord]{s, hostsPrefix, "host"}
 }
 
-// GetHost reads a host's record; kv.ErrNotFound when there is none.
-func (s *Store) GetHost(ctx context.Context, name string) (fleet.HostRecord, error) {
-	r, err := s.hosts().Get(ctx, name)
-	return r.Value, err
-}
-
-// ListHosts reads all hosts' records, in order of name.
-func (s *Store) ListHosts(ctx context.Context) ([]fleet.HostRecord, error) {
-	rows, err := s.hosts().List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]fleet.HostRecord, 0, len(rows))
-	for _, r := range rows {
-		out = append(out, r.Value)
-	}
-	return out, nil
-}
-
 // UpdateHost changes a host's record through f, which may be called more than once, and returns the
 // record as written; an error of f's ends the update. kv.ErrNotFound when the host was never bound.
 // fence is nil for people.

@@ -87,8 +87,8 @@ func TestDeposedLeader(t *testing.T) {
 				return err
 			},
 			"prune": func() error { return s1.PruneMigrations(ctx, fence, 0, 0) },
-			"share": func() error {
-				_, err := Shares[map[string]any](s1).Create(ctx, &fence, "m1", map[string]any{"a": 1})
+			"replace": func() error {
+				_, err := VMs[map[string]any](s1).Replace(ctx, &fence, "d1", 0, map[string]any{"a": 1})
 				return err
 			},
 		} {

@@ -192,8 +192,8 @@ func TestBadNames(t *testing.T) {
 		if _, err := s.Register(ctx, testSession(name, "m", "i"), time.Second); !errors.Is(err, ErrBadName) {
 			t.Errorf("register %q: %v", name, err)
 		}
-		if _, err := s.GetHost(ctx, name); !errors.Is(err, ErrBadName) {
-			t.Errorf("get host %q: %v", name, err)
+		if _, err := s.UpdateHost(ctx, nil, name, nil); !errors.Is(err, ErrBadName) {
+			t.Errorf("update host %q: %v", name, err)
 		}
 		if _, err := s.Ask(ctx, name, precopy.Question{}); !errors.Is(err, ErrBadName) {
 			t.Errorf("ask %q: %v", name, err)
@@ -238,9 +238,9 @@ func TestCordonHolders(t *testing.T) {
 		if _, err := s.UpdateHost(t.Context(), &fence, "h1", cordon("run/2")); !errors.Is(err, ErrFenced) {
 			t.Errorf("update by a deposed leader: %v", err)
 		}
-		hosts, err := s.ListHosts(t.Context())
+		hosts, err := s.hosts().List(t.Context())
 		must(t, err)
-		if len(hosts) != 1 || len(hosts[0].Cordons) != 2 || hosts[0].LibvirtUUID != "machine-1" {
+		if len(hosts) != 1 || len(hosts[0].Value.Cordons) != 2 || hosts[0].Value.LibvirtUUID != "machine-1" {
 			t.Errorf("hosts: %+v", hosts)
 		}
 	})

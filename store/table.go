@@ -35,14 +35,8 @@ type Table[T any] struct {
 	noun   string
 }
 
-// Runs is the table of runs (drain, rebalance, maintenance) by ID, whose type the scheduler owns.
-func Runs[T any](s *Store) Table[T] { return Table[T]{s, runsPrefix, "run"} }
-
 // VMs is the table of what people decided about domains, by UUID.
 func VMs[T any](s *Store) Table[T] { return Table[T]{s, vmsPrefix, "vm"} }
-
-// Shares is the table of bandwidth shares, by the ID of the migration that they die with.
-func Shares[T any](s *Store) Table[T] { return Table[T]{s, sharesPrefix, "share"} }
 
 // Policy is the table with the fleet's one policy record, whose ID is "policy".
 func Policy[T any](s *Store) Table[T] {
@@ -99,11 +93,6 @@ func (t Table[T]) List(ctx context.Context) ([]Row[T], error) {
 		out = append(out, r)
 	}
 	return out, nil
-}
-
-// Create writes a new record; ErrConflict when there is one.
-func (t Table[T]) Create(ctx context.Context, fence *Fence, id string, v T) (Row[T], error) {
-	return t.Replace(ctx, fence, id, 0, v)
 }
 
 // Replace writes a record that is as it was at the revision, 0 for one that is not there; ErrConflict
@@ -198,29 +187,6 @@ func (t Table[T]) changed(e kv.Entry, exists bool, f edit[T]) ([]byte, error) {
 		return nil, err
 	}
 	return rewrite(e.Value, before, after)
-}
-
-// Delete removes a record as it was at the revision, or however it is when revision is 0. A record
-// that is gone is no error.
-func (t Table[T]) Delete(ctx context.Context, fence *Fence, id string, revision int64) error {
-	if err := checkName(t.noun, id); err != nil {
-		return err
-	}
-	key := t.prefix + id
-	return decide(ctx, t.op("delete", id), func(bool) (bool, error) {
-		e, exists, err := t.s.get(ctx, key)
-		if err != nil || !exists {
-			return err == nil, err
-		}
-		if revision != 0 && e.Mod != revision {
-			return false, ErrConflict
-		}
-		held, _, err := t.s.kv.Txn(ctx, fenced([]kv.Cond{kv.IfMod(key, e.Mod)}, fence), []kv.Op{kv.Delete(key)})
-		if err != nil || held {
-			return held, err
-		}
-		return false, t.s.checkFence(ctx, fence)
-	})
 }
 
 // Watch delivers the present records and every change until ctx ends, when the channel is closed.

@@ -234,10 +234,7 @@ func compare(c kv.Cond) clientv3.Cmp {
 }
 
 func write(o kv.Op) clientv3.Op {
-	switch {
-	case o.Delete && o.Prefix:
-		return clientv3.OpDelete(o.Key, clientv3.WithPrefix())
-	case o.Delete:
+	if o.Delete {
 		return clientv3.OpDelete(o.Key)
 	}
 	return clientv3.OpPut(o.Key, string(o.Value), clientv3.WithLease(clientv3.LeaseID(o.Lease)))

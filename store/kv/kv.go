@@ -80,8 +80,6 @@ type Op struct {
 	Value  []byte
 	Lease  LeaseID
 	Delete bool
-	// Prefix makes a delete take every key that begins with Key.
-	Prefix bool
 }
 
 // Put writes a value.

@@ -152,8 +152,7 @@ func check(conds []kv.Cond, ops []kv.Op) error {
 			if op.Delete && other.Delete {
 				continue
 			}
-			if op.Key == other.Key || (op.Prefix && strings.HasPrefix(other.Key, op.Key)) ||
-				(other.Prefix && strings.HasPrefix(op.Key, other.Key)) {
+			if op.Key == other.Key {
 				return fmt.Errorf("%w: %s", errDuplicate, op.Key)
 			}
 		}
@@ -167,14 +166,7 @@ func check(conds []kv.Cond, ops []kv.Op) error {
 // apply carries out one operation at the revision. The caller holds mu.
 func (s *Server) apply(op kv.Op, rev int64) []kv.Event {
 	if op.Delete {
-		doomed := []string{op.Key}
-		if op.Prefix {
-			doomed = nil
-			for _, e := range s.list(op.Key) {
-				doomed = append(doomed, e.Key)
-			}
-		}
-		return s.remove(doomed, rev)
+		return s.remove([]string{op.Key}, rev)
 	}
 	old, ok := s.keys[op.Key]
 	e := kv.Entry{Key: op.Key, Value: slices.Clone(op.Value), Create: rev, Mod: rev, Lease: op.Lease}

@@ -202,28 +202,10 @@ func testLast(t *testing.T, h Harness) {
 	}
 }
 
-func testPrefixDelete(t *testing.T, h Harness) {
-	for _, k := range []string{"/t/a/1", "/t/a/2", "/t/ab", "/t/b"} {
-		put(t, h.KV, k, "x")
-	}
-	_, _, err := h.KV.Txn(t.Context(), nil, []kv.Op{{Key: "/t/a/", Delete: true, Prefix: true}, kv.Put("/t/c", []byte("x"))})
-	must(t, err)
-	got, _, err := h.KV.List(t.Context(), "/t/")
-	must(t, err)
-	var keys []string
-	for _, e := range got {
-		keys = append(keys, e.Key)
-	}
-	if d := cmp.Diff([]string{"/t/ab", "/t/b", "/t/c"}, keys); d != "" {
-		t.Errorf("keys left (-want +got):\n%s", d)
-	}
-}
-
 func testDuplicate(t *testing.T, h Harness) {
 	for name, ops := range map[string][]kv.Op{
 		"two puts":            {kv.Put("/t/a", nil), kv.Put("/t/a", nil)},
 		"put and delete":      {kv.Put("/t/a", nil), kv.Delete("/t/a")},
-		"put under a prefix":  {{Key: "/t/", Delete: true, Prefix: true}, kv.Put("/t/a", nil)},
 		"delete, then put it": {kv.Delete("/t/a"), kv.Put("/t/a", nil)},
 	} {
 		if _, _, err := h.KV.Txn(t.Context(), nil, ops); err == nil {

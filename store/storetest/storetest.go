@@ -44,7 +44,6 @@ func Cases() []Case {
 		{"list in order at one revision", testList},
 		{"long list", testLongList},
 		{"last keys", testLast},
-		{"prefix delete", testPrefixDelete},
 		{"key touched twice is refused", testDuplicate},
 		{"too large is refused", testTooLarge},
 		{"lease keeps and revoke deletes", testLeaseRevoke},
