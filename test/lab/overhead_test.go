@@ -31,7 +31,7 @@ func TestOverhead(t *testing.T) {
 		runs = n
 	}
 	workloads := map[string][]string{
-		"idle-128": {"--memory", "128MiB", "--pattern", "idle"},
+		"idle-128": {"--memory", "128MiB", "--wss", "16MiB", "--pattern", "idle"},
 		"page-512": {"--memory", "640MiB", "--wss", "280MiB", "--rate", "500", "--pattern", "page"},
 	}
 	var all []timing
@@ -123,7 +123,7 @@ func median(v []float64) float64 {
 func TestAgentCost(t *testing.T) {
 	l := begin(t, "1gbit")
 	for i := range 20 {
-		l.Guest(t, fmt.Sprintf("many%d", i), "kvm1", "--memory", "96MiB", "--pattern", "idle")
+		l.Guest(t, fmt.Sprintf("many%d", i), "kvm1", "--memory", "112MiB", "--wss", "16MiB", "--pattern", "idle")
 	}
 	time.Sleep(20 * time.Second)
 	pid := l.agentPID(t, "kvm1")
