@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"time"
 
 	"drover/scheduler/fleet"
@@ -15,10 +16,14 @@ type clocks map[string]*clockSamples
 type clockSamples struct {
 	revision int64 // of the latest report
 	last     []time.Duration
+	told     bool // that the clock is off
 }
 
 // clockReports is of how many reports the best is taken; a clock that was set back is believed by then.
 const clockReports = 6
+
+// clockLimit is how far a clock may be off before it is worth a word; reports take less on the way.
+const clockLimit = 2 * time.Second
 
 // look takes in the reports that are new in a snapshot.
 func (c clocks) look(s *fleet.Snapshot) {
@@ -49,11 +54,23 @@ func (c clocks) look(s *fleet.Snapshot) {
 func (c clocks) offsets() map[string]time.Duration {
 	out := make(map[string]time.Duration, len(c))
 	for name, samples := range c {
-		best := samples.last[0]
-		for _, d := range samples.last[1:] {
-			best = max(best, d)
+		out[name] = slices.Max(samples.last)
+	}
+	return out
+}
+
+// news returns the hosts whose clocks were found to be off since it was called last, with their offsets.
+// Only what several reports agree upon is told: the first ones of a new leader were on the way for long.
+func (c clocks) news() map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for name, samples := range c {
+		off := slices.Max(samples.last)
+		switch {
+		case off.Abs() <= clockLimit:
+			samples.told = false
+		case !samples.told && len(samples.last) == clockReports:
+			samples.told, out[name] = true, off
 		}
-		out[name] = best
 	}
 	return out
 }

@@ -39,3 +39,44 @@ func TestClocks(t *testing.T) {
 		}
 	})
 }
+
+// A clock that is off is told once, when it is sure, and again only after it was right in between.
+func TestClockNews(t *testing.T) {
+	c := clocks{}
+	s := snapshot(host("h1", hypervisor.GiB))
+	h := s.Hosts["h1"]
+	told := 0
+	report := func(n int, offset time.Duration) int {
+		told = 0
+		for range n {
+			h.LoadRevision++
+			h.LoadSeen = h.LoadSeen.Add(5 * time.Second)
+			h.Load.At = h.LoadSeen.Add(offset)
+			c.look(s)
+			if off, is := c.news()["h1"]; is {
+				told++
+				if off != offset {
+					t.Errorf("told %s, want %s", off, offset)
+				}
+			}
+		}
+		return told
+	}
+	for i, step := range []struct {
+		reports int
+		offset  time.Duration
+		want    int
+	}{
+		{clockReports - 1, -time.Minute, 0}, // may be the reports' slowness
+		{1, -time.Minute, 1},
+		{20, -time.Minute, 0},
+		{20, -time.Second, 0},
+		{20, time.Hour, 1},
+		{20, 0, 0},
+		{20, time.Hour, 1},
+	} {
+		if got := report(step.reports, step.offset); got != step.want {
+			t.Errorf("step %d: told %d times, want %d", i, got, step.want)
+		}
+	}
+}

@@ -144,6 +144,9 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 	}
 	l.memory.AwaySince, l.memory.DownSince = l.absences(snap, now)
 	l.clocks.look(snap)
+	for name, off := range l.clocks.news() {
+		l.Log.Warn("a host's clock differs from this one's", "host", name, "ahead", off.Round(time.Millisecond))
+	}
 	for k, res := range l.memory.Preflights {
 		_, source := l.memory.DownSince[snap.Migrations[k.Migration].Source]
 		_, target := l.memory.DownSince[k.Target]
