@@ -28,10 +28,14 @@ func TestLapseSaysWhatToDo(t *testing.T) {
 		{"the target has only its definition", func(h2 *fleet.Host) {
 			h2.Load.Domains = []hypervisor.DomainLoad{{ID: "id-a", State: hypervisor.StateShutoff}}
 		}, []string{"h2 does not run the VM", "resolve m1 --runs-on h1 --yes"}},
-		{"the target is away too", func(h2 *fleet.Host) { h2.Session = nil },
-			[]string{"h2 does not report either", "resolve m1 --runs-on HOST --yes"}},
-		{"the target's report is old", func(h2 *fleet.Host) { h2.LoadSeen = t0.Add(-time.Minute) },
-			[]string{"h2 does not report either"}},
+		{
+			"the target is away too", func(h2 *fleet.Host) { h2.Session = nil },
+			[]string{"h2 does not report either", "resolve m1 --runs-on HOST --yes"},
+		},
+		{
+			"the target's report is old", func(h2 *fleet.Host) { h2.LoadSeen = t0.Add(-time.Minute) },
+			[]string{"h2 does not report either"},
+		},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
