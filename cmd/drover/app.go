@@ -32,7 +32,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
 			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(),
-			historyCommand(), eventsCommand(), snapshotCommand(),
+			policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(),
 			schedulerCommand(), storeCommand(), pkiCommand(),
 			completionCommand(), versionCommand(),
 		},

@@ -24,16 +24,19 @@ running where it was.
 Without --wait the command returns once the move is ordered and prints the migration's ID; the
 migration goes on by itself, as it does after Ctrl-C.
 
-A promise is kept or the migration ends without effect: --max-pause is a bound, not a wish. Without
-it the bound is 150 ms, and up to 900 ms when there is no other way.`
+A promise is kept or the migration ends without effect: --max-pause is a bound, not a wish. What the
+flags leave open is as the VM's policy says (drover policy check VM): where nobody set one, a pause of
+150 ms, and up to 900 ms when there is no other way.`
 
 func migrateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "migrate", Usage: "move a running VM to another host", ArgsUsage: "VM", Description: migrateHelp,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", DefaultText: "the scheduler's choice", Usage: "the `HOST` to move to"},
-			&cli.DurationFlag{Name: "max-pause", DefaultText: "see above", Usage: "longest pause of the guest, such as 150ms"},
-			&cli.DurationFlag{Name: "deadline", DefaultText: "reckoned from size and link", Usage: "abort when not done after this long, such as 10m"},
+			&cli.StringFlag{Name: "class", DefaultText: "the VM's", Usage: "`NAME` of the policy class to move it by"},
+			&cli.DurationFlag{Name: "max-pause", DefaultText: "the class's", Usage: "longest pause of the guest, such as 150ms"},
+			&cli.DurationFlag{Name: "deadline", DefaultText: "the class's, or reckoned from size and link", Usage: "abort when not done after this long, such as 10m"},
+			&cli.StringFlag{Name: "max-slowdown", DefaultText: "the class's", Usage: "share of its work that the guest may lose, such as 30%"},
 			toggle("copy-storage", "copy disks that are not shared too; without it such VMs are refused"),
 			toggle("dry-run", "only check whether it could move; change nothing", "n"),
 			toggle("wait", "show the progress and return at the end", "w"),
@@ -51,15 +54,20 @@ const waiting = "waiting"
 const decideTimeout = time.Minute
 
 func migrate(c *cli.Context) error {
-	policy, err := policyOf(c)
+	wish, err := wishOf(c)
 	if err != nil {
 		return err
 	}
 	if c.Bool("dry-run") {
-		return long(checkVM)(c)
+		return long(func(ctx context.Context, s *session) error {
+			if err := s.showPromise(ctx, wish); err != nil {
+				return err
+			}
+			return checkVM(ctx, s)
+		})(c)
 	}
 	return long(func(ctx context.Context, s *session) error {
-		stored, err := s.request(ctx, policy)
+		stored, err := s.request(ctx, wish)
 		if err != nil {
 			return err
 		}
@@ -75,36 +83,8 @@ func migrate(c *cli.Context) error {
 	})(c)
 }
 
-// policyOf returns the intent that the flags state. A stated pause is its own ceiling: who names a
-// bound does not want it exceeded.
-func policyOf(c *cli.Context) (precopy.Policy, error) {
-	p := precopy.DefaultPolicy()
-	if c.IsSet("max-pause") {
-		d := c.Duration("max-pause")
-		if d < time.Millisecond || d > maxPause {
-			return p, cliargs.Usagef(c, "--max-pause %v: want 1ms to %v", d, maxPause)
-		}
-		p.MaxPauseMS = d.Milliseconds()
-		p.MaxPauseCeilingMS = p.MaxPauseMS
-	}
-	if c.IsSet("deadline") {
-		d := c.Duration("deadline")
-		if d < time.Second {
-			return p, cliargs.Usagef(c, "--deadline %v: want at least 1s", d)
-		}
-		p.BudgetSeconds = d.Seconds()
-	}
-	if d := c.Duration("timeout"); c.IsSet("timeout") && d <= 0 {
-		return p, cliargs.Usagef(c, "--timeout %v: want more than 0", d)
-	}
-	return p, nil
-}
-
-// maxPause is QEMU's own bound on the downtime limit.
-const maxPause = 2000 * time.Second
-
 // request writes the record of a new migration.
-func (s *session) request(ctx context.Context, policy precopy.Policy) (precopy.Stored, error) {
+func (s *session) request(ctx context.Context, wish wish) (precopy.Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
 	snap, err := s.snapshot(ctx)
@@ -124,6 +104,10 @@ func (s *session) request(ctx context.Context, policy precopy.Policy) (precopy.S
 			return precopy.Stored{}, fmt.Errorf("%s is on %s already", d.Facts.Name, to)
 		}
 	}
+	promise, _, err := wish.promise(snap, d)
+	if err != nil {
+		return precopy.Stored{}, err
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return precopy.Stored{}, fmt.Errorf("new migration: %w", err)
@@ -131,7 +115,7 @@ func (s *session) request(ctx context.Context, policy precopy.Policy) (precopy.S
 	stored, err := s.CreateMigration(ctx, precopy.Migration{
 		Schema: precopy.Schema, ID: id.String(), Domain: d.Facts.Name, UUID: d.Facts.ID,
 		Source: d.Host.Name, Target: to, Phase: precopy.Requested, Reason: "asked for by hand",
-		RequestedBy: s.actor, Created: time.Now().UTC(), Policy: policy,
+		RequestedBy: s.actor, Created: time.Now().UTC(), Policy: promise,
 		CopyStorage: s.cli.Bool("copy-storage"),
 	})
 	var active *store.ActiveError

@@ -227,6 +227,9 @@ func migrationTable(m precopy.Migration) out.Table {
 	if m.Finished != nil {
 		t.Add("Finished:", stamp(*m.Finished))
 	}
+	if c := m.Policy.Class; c != "" {
+		t.Add("Class:", c)
+	}
 	t.Add("Promise:", promiseText(m.Policy))
 	if f := m.Forecast; f != nil {
 		t.Add("Forecast:", fmt.Sprintf("%.1f s, %s, pause %d ms", f.Seconds, f.Bytes, f.PauseMS))
@@ -256,6 +259,9 @@ func promiseText(p precopy.Policy) string {
 	text += fmt.Sprintf(", slowdown at most %.0f %%", p.MaxSlowdown*100)
 	if p.BudgetSeconds > 0 {
 		text += fmt.Sprintf(", done within %.4g s", p.BudgetSeconds)
+	}
+	if p.PostCopy {
+		text += ", post-copy allowed"
 	}
 	if !p.Encrypt {
 		text += ", NOT encrypted"

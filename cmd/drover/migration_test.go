@@ -78,7 +78,7 @@ func TestNewestOf(t *testing.T) {
 			if err != nil {
 				got = "!"
 			}
-			if got != tc.want || ok != (strings.HasPrefix(tc.want, "m")) {
+			if got != tc.want || ok != strings.HasPrefix(tc.want, "m") {
 				t.Errorf("got %q, %v, %v; want %q", m.ID, ok, err, tc.want)
 			}
 		})

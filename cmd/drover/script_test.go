@@ -21,6 +21,7 @@ import (
 	"drover/store"
 	"drover/store/embed"
 	"drover/store/etcd"
+	"drover/store/kv"
 )
 
 // The scripts run the real program as a process of its own, each against an embedded store of its
@@ -51,7 +52,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": cmdStatus, "capture": cmdCapture, "absent": cmdAbsent,
-			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord,
+			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord, "poke": cmdPoke,
 		},
 	})
 }
@@ -210,6 +211,15 @@ func cmdAgents(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		w.stop[host] = func() { cancel(); agent.stop() }
 	}
+}
+
+// cmdPoke: poke KEY VALUE writes a value that drover would not write.
+func cmdPoke(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: poke KEY VALUE")
+	}
+	_, _, err := worldOf(ts).client.Txn(context.Background(), nil, []kv.Op{kv.Put(store.Root+"v1/"+args[0], []byte(args[1]))})
+	ts.Check(err)
 }
 
 // cmdRecord: record N VM SOURCE TARGET PHASE writes a migration and takes it through the phases to that

@@ -64,9 +64,9 @@ func TestPlanInput(t *testing.T) {
 	snap := testSnapshot(testHost("kvm1", web), cordoned, off, dead)
 	migrating(snap, "m1", "web", "kvm1", "kvm2", precopy.Copying)
 
-	input, absent := planInputOf(snap)
-	if diff := cmp.Diff([]string{"kvm9"}, absent); diff != "" {
-		t.Errorf("left out (-want +got):\n%s", diff)
+	input, remarks := planInputOf(snap)
+	if diff := cmp.Diff([]string{"kvm9 is left out: no agent reports from it"}, remarks); diff != "" {
+		t.Errorf("remarks (-want +got):\n%s", diff)
 	}
 	host := func(name string) planHost {
 		return planHost{Name: name, Cores: 8, MemMiB: 65536, ReservedMiB: 2048, NetGbit: 10}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 
 func vmCommand() *cli.Command {
 	return &cli.Command{
-		Name: "vm", Usage: "virtual machines: list, look at, check whether they can move",
+		Name: "vm", Usage: "virtual machines: list, look at, check whether they can move, set class and labels",
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "all VMs with their load",
@@ -30,6 +31,7 @@ func vmCommand() *cli.Command {
 				Flags: []cli.Flag{watchFlag()}, Action: takes(1, 1, "VM", listing(showVM)),
 			},
 			checkCommand(),
+			vmSetCommand(),
 		},
 	}
 }
@@ -114,10 +116,22 @@ func showVM(ctx context.Context, s *session) (any, func() out.Table, error) {
 	}
 	value := struct {
 		vmView
-		Facts hypervisor.DomainFacts `json:"facts"`
-		Load  hypervisor.DomainLoad  `json:"load"`
-	}{viewVM(indexOf(snap), d), d.Facts, d.Load}
-	return value, func() out.Table { return vmTable(value.vmView, d) }, nil
+		Policy policyView             `json:"policy"`
+		Labels map[string]string      `json:"labels,omitempty"`
+		Facts  hypervisor.DomainFacts `json:"facts"`
+		Load   hypervisor.DomainLoad  `json:"load"`
+	}{viewVM(indexOf(snap), d), viewPolicy(snap, d), snap.VMs[d.Facts.ID].Labels, d.Facts, d.Load}
+	return value, func() out.Table {
+		t := vmTable(value.vmView, d)
+		t.Add("Policy:", value.Policy.text())
+		if value.Policy.Pinned {
+			t.Add("Pinned:", "yes")
+		}
+		for _, k := range slices.Sorted(maps.Keys(value.Labels)) {
+			t.Add("Label:", k+"="+value.Labels[k])
+		}
+		return t
+	}, nil
 }
 
 func vmTable(v vmView, d fleet.Domain) out.Table {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -80,15 +81,17 @@ func describe(c Class, exists bool) string {
 	if !exists {
 		return ""
 	}
+	return cmp.Or(c.String(), "as the default")
+}
+
+// String is what the class says itself, such as "max_pause 80ms, pinned true"; empty for nothing.
+func (c Class) String() string {
 	var parts []string
 	values := fieldValues(c)
 	for i, field := range classFields {
 		if values[i] != "" {
 			parts = append(parts, field+" "+values[i])
 		}
-	}
-	if len(parts) == 0 {
-		return "as the default"
 	}
 	return strings.Join(parts, ", ")
 }
