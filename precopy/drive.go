@@ -94,11 +94,14 @@ func (d *drive) run(ctx context.Context) {
 		<-done
 		<-sent
 	}()
-	if d.rec.current().Phase == Queued {
+	switch p := d.rec.current().Phase; {
+	case p == Queued:
 		d.carryOut(ctx)
-		return
+	case p.Final():
+		d.settledElsewhere(ctx)
+	default:
+		d.adopt(ctx)
 	}
-	d.adopt(ctx)
 }
 
 // leftOpen reports, after the drive of a record that stood as first, whether the record is open and

@@ -50,6 +50,9 @@ type Migration struct {
 	Persistent bool `json:"persistent,omitempty"`
 	// CopyStorage asks for the domain's non-shared disks to be copied too.
 	CopyStorage bool `json:"copy_storage,omitempty"`
+	// Tidied says that the source's agent has looked at a record that was resolved by hand, and has
+	// tidied up as far as the hosts bore it out.
+	Tidied bool `json:"tidied,omitempty"`
 	// Run is the run (drain, rebalance) that this belongs to, if any.
 	Run string `json:"run,omitempty"`
 	// Notes are remarks on an outcome that is not what was asked, such as "cancelled too late".

@@ -262,18 +262,6 @@ func (d *drive) takeBack(ctx context.Context) bool {
 	return true
 }
 
-// settledElsewhere ends the drive of a migration that somebody else resolved in the meantime, the
-// leader by evidence or a person by hand; what that leaves to do on this host is done.
-func (d *drive) settledElsewhere(ctx context.Context) bool {
-	m := d.rec.current()
-	if !m.Phase.Final() {
-		return false
-	}
-	d.log.Info("resolved elsewhere", "phase", m.Phase, "reason", m.Reason)
-	d.end(ctx, m.Phase, ending{code: m.ReasonCode, reason: m.Reason})
-	return true
-}
-
 // abandonClaim ends a migration that was claimed and never handed to libvirt.
 func (d *drive) abandonClaim(ctx context.Context) {
 	if m := d.rec.current(); m.Cancel != nil {

@@ -105,7 +105,7 @@ func (w *Worker) takeOutgoing(ctx context.Context, rec Stored) {
 		return
 	}
 	delete(w.waiting, rec.ID)
-	if rec.Phase.Final() {
+	if rec.Phase.Final() && (w.over[rec.ID] || !untidied(rec.Migration)) {
 		delete(w.over, rec.ID)
 		return
 	}
@@ -255,6 +255,9 @@ func (e Spooled) apply(m *Migration) {
 	if m.Phase.Final() {
 		if m.Phase == e.Phase && m.Outcome == nil {
 			m.Outcome = e.Outcome
+		}
+		for _, n := range e.Notes {
+			m.Notes = appendNew(m.Notes, n)
 		}
 		if m.Phase != e.Phase {
 			m.Notes = appendNew(m.Notes, "the agent saw: "+string(e.Phase)+" ("+e.Reason+")")

@@ -90,8 +90,11 @@ func (s *session) requestCancel(ctx context.Context, m precopy.Stored) (precopy.
 
 const resolveHelp = `Only for a migration in phase unknown whose host never returns. First make sure by yourself that the
 VM runs on the host that you name and NOT on the other one (virsh list there, or its power is off):
-drover believes you, and a VM that runs twice destroys its disks. The record is then closed; nothing
-is started, stopped or removed on either host.`
+drover believes you, and a VM that runs twice destroys its disks. The record is then closed; no VM is
+started or stopped. Once the source's agent is there it looks at both hosts and, only if they bear you
+out, tidies up as after any migration: the definition left on the source is removed if the VM runs on
+the target; if it is on the source, its autostart flag is set again and the disk files made for this
+migration on the target are removed. Otherwise all is left as it is, and a note in the record says so.`
 
 func resolveCommand() *cli.Command {
 	return &cli.Command{
@@ -123,7 +126,7 @@ func resolveMigration(ctx context.Context, s *session) error {
 	}
 	now := time.Now().UTC()
 	next := m.Migration
-	next.Finished, next.ReasonCode = &now, "resolved-by-hand"
+	next.Finished, next.ReasonCode = &now, precopy.ResolvedByHand
 	next.Reason = fmt.Sprintf("%s says that it runs on %s", s.actor, host)
 	next.Phase = precopy.Failed
 	if host == m.Target {
