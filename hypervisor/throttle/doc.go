@@ -40,8 +40,8 @@
 // # Control group versions
 //
 // Both layouts are known: v1 (cpu.cfs_quota_us and cpu.cfs_period_us, where a child may not exceed its
-// parent) and v2 (cpu.max). Domains of real libvirt hosts were throttled with v1 only; see
-// README.md in this directory for what was tried of v2.
+// parent) and v2 (cpu.max). Guests of real libvirt hosts were throttled with v1 only; with v2 the
+// kernel's side was tried. README.md has the figures.
 //
 // The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
 // throttle.go (Throttler, Throttle), usage.go, spool.go, recover.go, guard.go (the watchdog's parent),

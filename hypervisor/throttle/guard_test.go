@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"drover/hypervisor"
 )
 
 // The test program is also the watchdog, and the process that throttles and is killed for it.
@@ -26,13 +28,12 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 {
-		k := kernel{proc: os.Args[2], write: writeFile}
+	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case roleWatchdog:
-			os.Exit(exitOf(testWatchdog(k)))
+			os.Exit(exitOf(testWatchdog(os.Args[2])))
 		case roleHolder:
-			os.Exit(exitOf(testHolder(k)))
+			os.Exit(exitOf(testHolder(os.Args[2:])))
 		}
 	}
 	goleak.VerifyTestMain(m)
@@ -46,37 +47,40 @@ func exitOf(err error) int {
 	return 0
 }
 
-func testWatchdog(k kernel) error {
-	in, out := io.Reader(os.Stdin), os.Stdout
-	if k.proc == realKernel.proc {
-		return Watch(in, out, slog.Default())
+func testWatchdog(proc string) error {
+	if proc == realKernel.proc {
+		return Watch(os.Stdin, os.Stdout, slog.Default())
 	}
 	ignoreSignals()
-	return watch(k, in, out, slog.New(slog.DiscardHandler))
+	return watch(kernel{proc: proc, write: writeFile}, os.Stdin, os.Stdout, slog.New(slog.DiscardHandler))
 }
 
-// testHolder throttles to a quarter and says so, then waits to be killed. Its spool lies beside its
-// /proc.
-func testHolder(k kernel) error {
+// testHolder throttles as args say (where /proc is, the spool, the domain, the share), says so and its
+// pid, then waits to be killed or for the end of its input.
+func testHolder(args []string) error {
 	in := bufio.NewReader(os.Stdin)
 	if _, err := in.ReadString('\n'); err != nil {
 		return err
 	}
+	share, err := strconv.ParseFloat(args[3], 64)
+	if err != nil {
+		return err
+	}
 	th, err := New(Config{
-		Dir: filepath.Join(filepath.Dir(k.proc), "spool"), Watchdog: []string{roleWatchdog, k.proc},
-		Logger: slog.New(slog.DiscardHandler), kernel: &k,
+		Dir: args[1], Watchdog: []string{roleWatchdog, args[0]},
+		Logger: slog.New(slog.DiscardHandler), kernel: &kernel{proc: args[0], write: writeFile},
 	})
 	if err != nil {
 		return err
 	}
-	x, err := th.Begin(context.Background(), guestID, "web", 150*time.Millisecond)
+	x, err := th.Begin(context.Background(), hypervisor.DomainID(args[2]), "web", 150*time.Millisecond)
 	if err != nil {
 		return err
 	}
-	if err := x.Set(0.25); err != nil {
+	if err := x.Set(share); err != nil {
 		return err
 	}
-	fmt.Println("throttled")
+	fmt.Println("throttled by", os.Getpid())
 	_, _ = io.Copy(io.Discard, in)
 	return x.End()
 }
@@ -96,7 +100,7 @@ func (tr *tree) guard(t testing.TB) *guard {
 // holder starts a process that throttles the tree's domain and returns when it has.
 func (tr *tree) holder(t testing.TB) (*exec.Cmd, io.Closer) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", roleHolder, tr.kernel.proc)
+	cmd := exec.Command("/proc/self/exe", roleHolder, tr.kernel.proc, filepath.Join(tr.root, "spool"), string(guestID), "0.25")
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -121,7 +125,7 @@ func (tr *tree) holder(t testing.TB) (*exec.Cmd, io.Closer) {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if line != "throttled\n" {
+	if !strings.HasPrefix(line, "throttled") {
 		t.Fatalf("holder says %q, %v", line, err)
 	}
 	return cmd, stdin

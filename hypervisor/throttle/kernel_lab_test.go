@@ -1,0 +1,184 @@
+//go:build lab
+
+package throttle
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// roleQEMU is a process that looks like the domain's QEMU: one thread of it, in the group of a vCPU,
+// computes for ever.
+const roleQEMU = "test-qemu"
+
+// layOut makes groups as libvirt does, in whichever layout this machine has, and returns the files
+// that take the thread of vCPU 0.
+func layOut(t *testing.T) (files []string) {
+	t.Helper()
+	mounts, err := realKernel.mounts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("machine-throttle-%d", os.Getpid())
+	mkdir := func(path string) {
+		t.Helper()
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(path) })
+	}
+	for _, c := range []string{"cpu", "cpuacct"} {
+		if i := slices.IndexFunc(mounts, func(m cgroupMount) bool { return slices.Contains(m.controllers, c) }); i >= 0 {
+			dir := filepath.Join(mounts[i].point, name)
+			mkdir(dir)
+			mkdir(filepath.Join(dir, "vcpu0"))
+			files = append(files, filepath.Join(dir, "vcpu0", "tasks"))
+		}
+	}
+	if len(files) > 0 {
+		return files
+	}
+	i := slices.IndexFunc(mounts, func(m cgroupMount) bool { return slices.Contains(m.controllers, unified) })
+	if i < 0 {
+		t.Fatal("no control groups are mounted")
+	}
+	// The process is in "libvirt", its threads in the groups below, which are threaded.
+	scope := filepath.Join(mounts[i].point, name+".scope")
+	domain := filepath.Join(scope, "libvirt")
+	vcpu := filepath.Join(domain, "vcpu0")
+	control := func(dir, file, text string) {
+		t.Helper()
+		if err := writeFile(filepath.Join(dir, file), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	control(mounts[i].point, "cgroup.subtree_control", "+cpu")
+	mkdir(scope)
+	control(scope, "cgroup.subtree_control", "+cpu")
+	mkdir(domain)
+	mkdir(vcpu)
+	control(vcpu, "cgroup.type", "threaded")
+	control(domain, "cgroup.subtree_control", "+cpu")
+	return []string{filepath.Join(domain, "cgroup.procs"), filepath.Join(vcpu, "cgroup.threads")}
+}
+
+// testQEMU gets the files that layOut returned.
+func testQEMU(files []string) error {
+	runtime.LockOSThread()
+	for _, f := range files {
+		id := unix.Gettid()
+		if filepath.Base(f) == "cgroup.procs" {
+			id = os.Getpid()
+		}
+		if err := writeFile(f, fmt.Sprint(id)); err != nil {
+			return err
+		}
+	}
+	fmt.Println("running")
+	for began := time.Now(); time.Since(began) < 10*time.Minute; { // or until it is killed
+	}
+	return nil
+}
+
+func init() {
+	if len(os.Args) > 4 && os.Args[1] == roleQEMU {
+		os.Exit(exitOf(testQEMU(os.Args[4:])))
+	}
+}
+
+// The kernel itself does with the groups what this package believes, with the layout that is mounted.
+func TestKernel(t *testing.T) {
+	files := layOut(t)
+	qemu := exec.Command("/proc/self/exe", append([]string{roleQEMU, "-uuid", string(guestID)}, files...)...)
+	qemu.Stderr = os.Stderr
+	out, err := qemu.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := qemu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = qemu.Process.Kill()
+		_ = qemu.Wait()
+	})
+	if _, err := out.Read(make([]byte, 64)); err != nil {
+		t.Fatal(err)
+	}
+	spool := t.TempDir()
+	th, err := New(Config{Dir: spool, Watchdog: []string{roleWatchdog, "/proc"}, Logger: slog.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := th.Begin(context.Background(), guestID, "web", 150*ms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("version 2: %t, original %v", x.groups[0].v2, x.Original())
+	original := x.originals[0]
+	for _, share := range []float64{1, 0.3, 0.1, 0.6} {
+		if err := x.Set(share); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.Use(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		u, err := x.Use()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("share %.2f: used %.3f, denied %.3f of a core", u.Share, u.Busiest(), u.VCPUs[0].Denied)
+		if float64(u.Busiest()) > share+0.05 {
+			t.Errorf("share %.2f: used %.3f", share, u.Busiest())
+		}
+	}
+	if err := x.End(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := x.groups[0].read(); err != nil || b != original {
+		t.Errorf("after the end: %v, %v, want %v", b, err, original)
+	}
+	killHolder(t, spool, x.groups[0], original)
+}
+
+func killHolder(t *testing.T, spool string, g group, original Bandwidth) {
+	cmd := exec.Command("/proc/self/exe", roleHolder, "/proc", spool, string(guestID), "0.2")
+	cmd.Stderr, cmd.Stdin = os.Stderr, nil
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = stdin.Write([]byte("go\n"))
+	line := make([]byte, 64)
+	n, err := out.Read(line)
+	if b, _ := g.read(); err != nil || !strings.HasPrefix(string(line[:n]), "throttled") || b == original {
+		t.Fatalf("holder says %q, %v, the group has %v", line[:n], err, b)
+	}
+	_ = cmd.Process.Kill()
+	began := time.Now()
+	within(t, 5*time.Second, "the quota is back", func() bool {
+		b, err := g.read()
+		return err == nil && b == original
+	})
+	t.Logf("quota back %s after the kill", time.Since(began).Round(time.Millisecond))
+	_ = cmd.Wait()
+}
