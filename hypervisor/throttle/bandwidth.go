@@ -37,10 +37,10 @@ func Least(pause time.Duration) float64 {
 	return min(1, slice.Seconds()/longestPeriod(pause).Seconds())
 }
 
-// longestPeriod returns the period that keeps every silence strictly below the pause. It is never less
-// than slice, which means no throttling.
+// longestPeriod returns the period that keeps every silence strictly below the pause, with a fifth of
+// it left for what a host with other work adds. It is never less than slice, which means no throttling.
 func longestPeriod(pause time.Duration) time.Duration {
-	p := ((pause - 1) / silentPeriods).Truncate(time.Microsecond)
+	p := ((pause - 1) / 5 * 4 / silentPeriods).Truncate(time.Microsecond)
 	return min(max(p, slice), time.Duration(float64(slice)/leastShare))
 }
 

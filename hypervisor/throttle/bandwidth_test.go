@@ -22,7 +22,7 @@ func TestPlan(t *testing.T) {
 	}{
 		{"a third", 0.3, 150 * ms, unlimited(), math.Inf(1), Bandwidth{5 * ms, 16667 * time.Microsecond}},
 		{"all", 1, 150 * ms, unlimited(), math.Inf(1), unlimited()},
-		{"less than the pause allows", 0.01, 150 * ms, unlimited(), math.Inf(1), Bandwidth{5 * ms, 74999 * time.Microsecond}},
+		{"less than the pause allows", 0.01, 150 * ms, unlimited(), math.Inf(1), Bandwidth{5 * ms, 59999 * time.Microsecond}},
 		{"less than is ever set", 0.0001, time.Hour, unlimited(), math.Inf(1), Bandwidth{5 * ms, 500 * ms}},
 		{"no pause to speak of", 0.5, 10 * ms, unlimited(), math.Inf(1), unlimited()},
 		{"no pause", 0.5, 0, unlimited(), math.Inf(1), unlimited()},
@@ -42,7 +42,7 @@ func TestPlan(t *testing.T) {
 
 func TestLeast(t *testing.T) {
 	for pause, want := range map[time.Duration]float64{
-		0: 1, 10 * ms: 1, 20 * ms: 0.5, 50 * ms: 0.2, 150 * ms: 1.0 / 15, 900 * ms: 1.0 / 90, time.Hour: 0.01,
+		0: 1, 10 * ms: 1, 12 * ms: 1, 20 * ms: 0.625, 50 * ms: 0.25, 150 * ms: 1.0 / 12, 900 * ms: 1.0 / 72, time.Hour: 0.01,
 	} {
 		if got := Least(pause); !near(got, want) {
 			t.Errorf("Least(%s): got %v, want %v", pause, got, want)
@@ -84,7 +84,7 @@ func TestPlanBounds(t *testing.T) {
 		if s := got.Share(); s > max(share, Least(pause))+1e-9 || s >= min(1, ceiling) {
 			t.Fatalf("share %v: asked for %v, least %v, ceiling %v", s, share, Least(pause), ceiling)
 		}
-		if silence := silentPeriods * got.Period; silence >= pause || got.Period-got.Quota >= pause {
+		if silence := silentPeriods * got.Period; silence >= pause*4/5 || got.Period-got.Quota >= pause {
 			t.Fatalf("silent for %s, promised less than %s", silence, pause)
 		}
 	})

@@ -31,7 +31,7 @@
 // share. Measured with a busy thread on a loaded 2-core machine at 250 Hz: shares within 0.03 of what
 // was asked from 0.03 to 0.8, silences of one period less one quota, at times one period more; a 1 ms
 // quota in 20 ms gave 77 ms instead of the 19 ms that the figures suggest. So a silence is reckoned as
-// two periods. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds QEMU's
+// two periods, and a fifth of the pause is left for what a host with other work adds. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds QEMU's
 // big lock stops the migration too.
 //
 // A quota acts on what a vCPU really uses: a guest at 10 % is not slowed by a share of 0.2. Use tells

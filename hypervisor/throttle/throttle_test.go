@@ -122,7 +122,7 @@ func TestPauseAndUse(t *testing.T) {
 			share float64
 			pause time.Duration
 			want  float64
-		}{{0.01, 50 * ms, 0.2}, {0.01, 150 * ms, 1.0 / 15}, {0.9, 150 * ms, 0.75}, {1, 150 * ms, 0.75}} {
+		}{{0.01, 50 * ms, 0.25}, {0.01, 150 * ms, 1.0 / 12}, {0.9, 150 * ms, 0.75}, {1, 150 * ms, 0.75}} {
 			x.SetPause(step.pause)
 			if err := x.Set(step.share); err != nil {
 				t.Fatal(err)
