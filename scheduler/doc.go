@@ -11,5 +11,5 @@
 // The rooms: decide.go (one pass: admission and orders), lapse.go (agents that are away), clocks.go (what
 // reports say of hosts' clocks), place.go (which host, when none was named), preflight.go (what
 // only the two hosts can say), loop.go (effects). scheduler/fleet is the snapshot,
-// scheduler/feasible the hard filters.
+// scheduler/policy what people want of migrations, scheduler/feasible the hard filters.
 package scheduler
