@@ -172,15 +172,24 @@ func (w *Worker) dispatch(e hypervisor.Event) {
 
 // setAutostart restores on this target the autostart flag that the source had.
 func (w *Worker) setAutostart(ctx context.Context, rec Stored) {
+	var note string
 	err := retry(ctx, func() error {
 		if err := w.Migrator.SetAutostart(ctx, rec.UUID, true); err != nil {
-			if hypervisor.IsClass(err, hypervisor.ClassNoDomain) {
+			switch hypervisor.ClassOf(err) {
+			case hypervisor.ClassNoDomain:
 				return nil // it has moved on or was undefined: nothing to mark here
+			case hypervisor.ClassInvalid, hypervisor.ClassUnsupported, hypervisor.ClassArgument:
+				// It can't have the flag, such as a guest that was made transient since.
+				note = "autostart could not be set on " + w.Host + ": " + err.Error()
+			default:
+				return err
 			}
-			return err
 		}
 		m := rec.Migration
 		m.AutostartSet = true
+		if note != "" {
+			m.Notes = appendNew(m.Notes, note)
+		}
 		_, err := w.Queue.Update(ctx, rec, m)
 		if errors.Is(err, ErrConflict) {
 			return nil // the changed record comes by the watch
@@ -225,8 +234,15 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if err != nil {
 		return err
 	}
+	if rec, err = w.catchUp(ctx, rec, e.Phase); err != nil {
+		return err
+	}
 	m := rec.Migration
 	e.apply(&m)
+	if err := CheckTransition(rec.Phase, m.Phase, ActorSource); err != nil {
+		w.Log.Error("spool: an outcome does not fit the record and is dropped", "migration", e.ID, "phase", e.Phase, "record", rec.Phase)
+		return w.Spool.Remove(e.ID)
+	}
 	if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
 		return err
 	}
@@ -247,6 +263,26 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 		}
 	}
 	return w.Spool.Remove(e.ID)
+}
+
+// catchUp brings a record that stands before the libvirt call to where the outcome can follow. A store
+// that was brought back from a backup has such a record for a migration that has ended since.
+func (w *Worker) catchUp(ctx context.Context, rec Stored, end Phase) (Stored, error) {
+	for _, p := range []Phase{Claimed, Preparing} {
+		if rec.Phase.Final() || CheckTransition(rec.Phase, end, ActorSource) == nil {
+			break
+		}
+		if CheckTransition(rec.Phase, p, ActorSource) != nil {
+			continue
+		}
+		m := rec.Migration
+		m.Phase = p
+		var err error
+		if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
+			return rec, err
+		}
+	}
+	return rec, nil
 }
 
 // apply puts the spooled outcome into a record. A record that was resolved in the meantime keeps its

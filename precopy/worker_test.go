@@ -363,3 +363,33 @@ func TestSpoolDoesNotBlock(t *testing.T) {
 		}
 	})
 }
+
+// TestSpoolAfterARestoredStore starts an agent that has the outcome of a migration which the store,
+// brought back from a backup, still has before the libvirt call.
+func TestSpoolAfterARestoredStore(t *testing.T) {
+	for _, phase := range []Phase{Queued, Claimed, Preparing, Copying} {
+		inWorld(t, setting{}, func(w *world) {
+			s, err := OpenSpool(w.src.spool)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			if err := s.Put(Spooled{ID: "0190-m0", Phase: Done, Reason: "moved to b", Leave: true}); err != nil {
+				w.t.Fatal(err)
+			}
+			const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
+			w.store.create(Migration{
+				Schema: Schema, ID: "0190-m0", UUID: other, Source: "a", Target: "b", Phase: phase,
+				Order: &Order{PeerURI: w.dst.host.PeerURI(), Bandwidth: 1 << 20},
+			})
+			w.dst.start(kill{})
+			w.src.start(kill{})
+			w.awaitFinal(2 * time.Minute)
+			if rec := w.store.get("0190-m0"); rec.Phase != Done {
+				w.t.Errorf("from %s: the record is %s (%s), want done", phase, rec.Phase, rec.Reason)
+			}
+			if left, err := s.List(); err != nil || len(left) > 0 {
+				w.t.Errorf("from %s: still in the spool: %v, %v", phase, left, err)
+			}
+		})
+	}
+}
