@@ -21,6 +21,18 @@ func testHost(name string, revision int64, domains ...string) *Host {
 	return h
 }
 
+// loaded makes the load newer than the facts.
+func loaded(h *Host, revision int64) *Host {
+	h.LoadRevision = revision
+	return h
+}
+
+// arrived adds a domain to the load alone.
+func arrived(h *Host, vm string) *Host {
+	h.Load.Domains = append(h.Load.Domains, hypervisor.DomainLoad{ID: hypervisor.DomainID("id-" + vm), State: hypervisor.StateRunning})
+	return h
+}
+
 func done(id, vm, source, target string, revision int64) precopy.Stored {
 	return precopy.Stored{Revision: revision, Migration: precopy.Migration{
 		ID: id, UUID: hypervisor.DomainID("id-" + vm), Source: source, Target: target, Phase: precopy.Done,

@@ -24,7 +24,7 @@ func Settle(s *Snapshot) *Snapshot {
 			newest[m.UUID] = m
 		}
 	}
-	maps.DeleteFunc(newest, func(_ hypervisor.DomainID, m precopy.Stored) bool { return !s.lags(m.Source, m.Revision) })
+	maps.DeleteFunc(newest, func(_ hypervisor.DomainID, m precopy.Stored) bool { return !s.lags(m) })
 	if len(newest) == 0 {
 		return s
 	}
@@ -36,36 +36,51 @@ func Settle(s *Snapshot) *Snapshot {
 	return &out
 }
 
-// lags reports whether the host's reports are older than the revision.
-func (s *Snapshot) lags(host string, revision int64) bool {
-	h := s.Hosts[host]
-	return h != nil && h.Facts != nil && h.Load != nil && min(h.FactsRevision, h.LoadRevision) < revision
+// lags reports whether the hosts' reports may not show the migration yet. The load, sampled every few
+// seconds, says where a domain runs; the facts are reported only when they change, and those of a host
+// that a domain left and came back to may be older than both moves.
+func (s *Snapshot) lags(m precopy.Stored) bool {
+	src, dst := s.Hosts[m.Source], s.Hosts[m.Target]
+	if src.copied() == nil || dst.copied() == nil {
+		return false
+	}
+	return src.LoadRevision < m.Revision || dst.FactsRevision < m.Revision
 }
 
 // move takes the domain from the source's reports into the target's, on copies of both.
 func (s *Snapshot) move(m precopy.Stored) {
 	src, dst := s.Hosts[m.Source].copied(), s.Hosts[m.Target].copied()
-	if src == nil || dst == nil {
-		return
-	}
 	isIt := func(id hypervisor.DomainID) bool { return id == m.UUID }
-	i := slices.IndexFunc(src.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) })
-	j := slices.IndexFunc(src.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
-	if i < 0 || j < 0 || src.Load.Domains[j].State == hypervisor.StateShutoff {
-		return // the source's reports say already that it has left
+	factsOf := func(h *Host) int {
+		return slices.IndexFunc(h.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) })
 	}
-	facts, load := src.Facts.Domains[i], src.Load.Domains[j]
+	loadOf := func(h *Host) int {
+		return slices.IndexFunc(h.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
+	}
+	i, j := factsOf(src), loadOf(src)
+	here := j >= 0 && src.Load.Domains[j].State != hypervisor.StateShutoff
+	if i < 0 || here && src.LoadRevision > m.Revision {
+		return // the source's reports say already that it has left, or that it is back
+	}
+	if !here && dst.LoadRevision > m.Revision && factsOf(dst) >= 0 {
+		return // and the target's that it has come
+	}
+	if factsOf(dst) < 0 {
+		dst.Facts.Domains = append(dst.Facts.Domains, src.Facts.Domains[i])
+	}
 	src.Facts.Domains = slices.Delete(src.Facts.Domains, i, i+1)
-	src.Load.Domains = slices.Delete(src.Load.Domains, j, j+1)
-	if !slices.ContainsFunc(dst.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) }) {
-		dst.Facts.Domains = append(dst.Facts.Domains, facts)
+	if j >= 0 {
+		load := src.Load.Domains[j]
+		src.Load.Domains = slices.Delete(src.Load.Domains, j, j+1)
+		if here && dst.LoadRevision < m.Revision {
+			load.Migrating = false
+			if load.State == hypervisor.StatePaused {
+				load.State = hypervisor.StateRunning // sampled during the switchover
+			}
+			dst.Load.Domains = slices.DeleteFunc(dst.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
+			dst.Load.Domains = append(dst.Load.Domains, load)
+		}
 	}
-	load.Migrating = false
-	if load.State == hypervisor.StatePaused {
-		load.State = hypervisor.StateRunning // sampled during the switchover
-	}
-	dst.Load.Domains = slices.DeleteFunc(dst.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
-	dst.Load.Domains = append(dst.Load.Domains, load)
 	s.Hosts[m.Source], s.Hosts[m.Target] = src, dst
 }
 
