@@ -81,6 +81,18 @@ func TestSettle(t *testing.T) {
 			map[string][]string{"h1": {"a"}},
 		},
 		{
+			"back by another tool: the load is new, the facts are those of before",
+			[]*Host{loaded(testHost("h1", 5, "a"), 20), loaded(testHost("h2", 20), 20)},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"a"}},
+		},
+		{
+			"the target's load is there, its facts are not",
+			[]*Host{testHost("h1", 5, "a", "b"), arrived(loaded(testHost("h2", 5), 20), "a")},
+			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
+			map[string][]string{"h1": {"b"}, "h2": {"a"}},
+		},
+		{
 			"the target has reported it already",
 			[]*Host{testHost("h1", 5, "a"), testHost("h2", 11, "a")},
 			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
