@@ -174,7 +174,9 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 		Total: s.MemTotal + s.DiskTotal, Processed: s.Processed(), Remaining: remaining,
 		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round,
 		Downtime: d.tuner.Limit(), Throttle: s.Throttle, Why: dec.Text,
-		ETA: s.Bandwidth.Time(remaining),
+	}
+	if s.Bandwidth > 0 {
+		p.ETA = s.Bandwidth.Time(remaining) // else nothing is known yet
 	}
 	if s.Round > 1 && s.DirtyRate >= s.Bandwidth {
 		p.ETA = -1

@@ -205,6 +205,17 @@ func showMigration(ctx context.Context, s *session) (any, func() out.Table, erro
 	return m.Migration, func() out.Table { return migrationTable(m.Migration) }, nil
 }
 
+// stream says in words how the memory went over: "plain" is about its encoding, not its encryption.
+func stream(strategy string, encrypted bool) string {
+	if strategy == "plain" {
+		strategy = "one stream"
+	}
+	if encrypted {
+		return strategy + ", encrypted with TLS"
+	}
+	return strategy + ", NOT encrypted"
+}
+
 func migrationTable(m precopy.Migration) out.Table {
 	var t out.Table
 	t.Add("Migration:", m.ID)
@@ -240,10 +251,10 @@ func migrationTable(m precopy.Migration) out.Table {
 			pause = fmt.Sprintf("pause %d ms", o.PauseMS)
 		}
 		t.Add("Outcome:", fmt.Sprintf("%.1f s, %s, %s, %d rounds, throttled at most %d %%, %s",
-			o.Seconds, o.Bytes, pause, o.Rounds, o.ThrottleMaxPercent, o.Strategy))
+			o.Seconds, o.Bytes, pause, o.Rounds, o.ThrottleMaxPercent, stream(o.Strategy, m.Policy.Encrypt)))
 	}
 	for _, a := range m.Attempts {
-		t.Add(fmt.Sprintf("Attempt %d:", a.Number), joinNotes(a.Strategy, "since "+stamp(a.Started), a.Result))
+		t.Add(fmt.Sprintf("Attempt %d:", a.Number), joinNotes(stream(a.Strategy, m.Policy.Encrypt), "since "+stamp(a.Started), a.Result))
 	}
 	for _, n := range m.Notes {
 		t.Add("Note:", n)

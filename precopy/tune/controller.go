@@ -158,6 +158,9 @@ func (c *Controller) raise(now time.Time, to time.Duration, why Reason) Decision
 
 // advice says what would have to change for it to succeed.
 func (c *Controller) advice(s hypervisor.JobStats) string {
+	if c.lowIn == 0 {
+		return fmt.Sprintf("memory was not even sent once: it needs more time, or more bandwidth than %s", c.start.Bandwidth)
+	}
 	pause := c.start.Bandwidth.Time(c.low)
 	return fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or more bandwidth",
 		c.highest, s.Bandwidth, pause.Round(10*time.Millisecond))

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -220,4 +221,13 @@ func TestControllerProperties(t *testing.T) {
 			last = c.Limit()
 		}
 	})
+}
+
+// What is not known yet is not given as nothing.
+func TestAdviceBeforeTheFirstPassIsOver(t *testing.T) {
+	c := New(Start{MaxPause: 150 * time.Millisecond, Bandwidth: bw, Budget: 2 * time.Second})
+	d := c.Step(hypervisor.JobStats{Elapsed: 3 * time.Second, MemTotal: 512 * mib, MemRemaining: 400 * mib, Round: 1}, time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
+	if d.Reason != OverBudget || strings.Contains(d.Text, "0 B") || strings.Contains(d.Text, "about 0s") {
+		t.Errorf("%q: %s", d.Reason, d.Text)
+	}
 }
