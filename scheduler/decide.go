@@ -25,8 +25,8 @@ const (
 	downGrace = 30 * time.Second
 	// answerLife is how long a preflight's result holds.
 	answerLife = 30 * time.Second
-	// unknownLink is assumed where a migration network's speed is not known.
-	unknownLink hypervisor.BytesPerSecond = 1e9 / 8
+	// UnknownLink is assumed where a migration network's speed is not known.
+	UnknownLink hypervisor.BytesPerSecond = 1e9 / 8
 	// linkShare leaves room for what else the link carries.
 	linkShare = 0.95
 )
@@ -357,7 +357,7 @@ func linkBetween(a, b *fleet.Host) hypervisor.BytesPerSecond {
 		if bw := h.Capacity().Bandwidth; bw > 0 {
 			return bw
 		}
-		return unknownLink
+		return UnknownLink
 	}
 	return hypervisor.BytesPerSecond(linkShare * float64(min(link(a), link(b))))
 }

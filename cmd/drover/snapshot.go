@@ -9,6 +9,7 @@ import (
 
 	"drover/cmd/internal/out"
 	"drover/hypervisor"
+	"drover/scheduler"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
 )
@@ -60,9 +61,6 @@ type (
 	}
 )
 
-// assumedLink stands for the speed of a migration network that is not known, as in the scheduler.
-const assumedLink hypervisor.BytesPerSecond = 1e9 / 8
-
 func writeSnapshot(ctx context.Context, s *session) error {
 	snap, err := s.snapshot(ctx)
 	if err != nil {
@@ -96,7 +94,7 @@ func planInputOf(snap *fleet.Snapshot) (input planInput, remarks []string) {
 		}
 		c := h.Capacity()
 		if c.Bandwidth <= 0 {
-			c.Bandwidth = assumedLink
+			c.Bandwidth = scheduler.UnknownLink
 		}
 		input.Hosts = append(input.Hosts, planHost{
 			Name: name, Cores: float64(c.Cores), MemMiB: mib(c.Memory), ReservedMiB: mib(c.Reserved),

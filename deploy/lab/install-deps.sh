@@ -50,8 +50,9 @@ if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq
+log=$(mktemp)
 # shellcheck disable=SC2086
-apt-get install -y -qq --no-install-recommends ${suite:+-t "$suite"} $missing >/tmp/drover-deps.$$ 2>&1 ||
-  { tail -n 20 /tmp/drover-deps.$$ >&2; rm -f /tmp/drover-deps.$$; die "apt-get failed, see above"; }
-rm -f /tmp/drover-deps.$$
+apt-get install -y -qq --no-install-recommends ${suite:+-t "$suite"} $missing >"$log" 2>&1 ||
+  { tail -n 20 "$log" >&2; rm -f "$log"; die "apt-get failed, see above"; }
+rm -f "$log"
 say "done"

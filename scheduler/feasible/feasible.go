@@ -54,7 +54,7 @@ func Source(s *fleet.Snapshot, r Request) []hypervisor.Blocker {
 	case hypervisor.StateShutoff, hypervisor.StateCrashed, hypervisor.StateAbsent:
 		out = append(out, hypervisor.Blocker{
 			Code:   hypervisor.BlockNotRunning,
-			Detail: fmt.Sprintf("%s is %s on %s", d.Facts.Name, orUnknown(d.Load.State), d.Host.Name),
+			Detail: fmt.Sprintf("%s is %s on %s", d.Facts.Name, d.Load.State, d.Host.Name),
 			Remedy: "live migration needs a running guest: start it first",
 		})
 	}
@@ -277,11 +277,4 @@ func allotment(s *fleet.Snapshot, m precopy.Stored) hypervisor.Bytes {
 		}
 	}
 	return 0
-}
-
-func orUnknown(s hypervisor.DomainState) string {
-	if s == "" {
-		return "in an unknown state"
-	}
-	return string(s)
 }
