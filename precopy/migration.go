@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 )
 
 // Schema is the version of the record that this program writes. Unknown fields of newer ones survive
@@ -109,6 +110,8 @@ type Outcome struct {
 	Rounds             int    `json:"rounds"`
 	ThrottleMaxPercent int    `json:"throttle_max_percent"`
 	Strategy           string `json:"strategy"`
+	// Receipt is what the migration has shown of the domain, for later forecasts.
+	Receipt *forecast.Receipt `json:"receipt,omitempty"`
 }
 
 // Cancel is a request to stop a migration.

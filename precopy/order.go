@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 )
 
 // Order is the leader's order to the source's agent.
@@ -28,6 +29,9 @@ type Order struct {
 	Fence  int64  `json:"fence"`
 	// CopyDisks are the disks to copy, created on the target beforehand.
 	CopyDisks []string `json:"copy_disks,omitempty"`
+	// Strategy is how the stream is to be sent, Prior what the controller is told of the domain.
+	Strategy hypervisor.Strategy `json:"strategy,omitzero"`
+	Prior    *forecast.Prior     `json:"prior,omitempty"`
 }
 
 // Expired reports whether the order is too old to be carried out. Two witnesses are heard, and either

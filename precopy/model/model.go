@@ -11,8 +11,8 @@ import (
 // Growth is how the dirtied set grows after a bitmap sync. The zero value is a guest that writes
 // nothing.
 type Growth struct {
-	Set  hypervisor.Bytes          // the writable working set, where it saturates
-	Rate hypervisor.BytesPerSecond // at which it begins to grow
+	Set  hypervisor.Bytes          `json:"set"`  // the writable working set, where it saturates
+	Rate hypervisor.BytesPerSecond `json:"rate"` // at which it begins to grow
 }
 
 // Dirtied is the expected size of the set after t.
