@@ -66,11 +66,15 @@ truth: build deps ## N (50) migrations with the record compared with what was se
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_TRUTH=$(or $(filter-out 200,$(N)),50) $(GO) test -count 1 -v -timeout 1h -tags soak -run TestTruth ./test/lab
 
 .PHONY: bench
-bench: bench-overhead ## all benchmarks
+bench: bench-overhead bench-precopy ## all benchmarks (many hours)
 
 .PHONY: bench-overhead
 bench-overhead: build deps ## drover migrate --wait against a bare libvirt migration, side by side; JSON in build/
 	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 1h -tags bench -run 'TestOverhead|TestAgentCost' ./test/lab
+
+.PHONY: bench-precopy
+bench-precopy: build deps ## drover against the fixed policies of other managers, over all workloads (hours; resumes); JSON in build/
+	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 0 -tags bench -run TestPrecopy ./test/lab
 
 .PHONY: verify
 verify: ## formatting, vet and static analysis

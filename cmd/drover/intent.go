@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"drover/cmd/internal/cliargs"
 	"drover/precopy"
+	"drover/precopy/tune"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
 )
@@ -22,11 +25,12 @@ type wish struct {
 	pause    time.Duration
 	deadline time.Duration
 	slowdown *policy.Percent
+	tuning   string // one of [tune.FixedNames], or empty
 }
 
 // wishOf reads the flags of drover migrate.
 func wishOf(c *cli.Context) (wish, error) {
-	w := wish{class: c.String("class"), pause: c.Duration("max-pause"), deadline: c.Duration("deadline")}
+	w := wish{class: c.String("class"), pause: c.Duration("max-pause"), deadline: c.Duration("deadline"), tuning: c.String("tuning")}
 	if c.IsSet("max-pause") && (w.pause < time.Millisecond || w.pause > maxPause) {
 		return w, cliargs.Usagef(c, "--max-pause %v: want 1ms to %v", w.pause, maxPause)
 	}
@@ -42,6 +46,9 @@ func wishOf(c *cli.Context) (wish, error) {
 			return w, cliargs.Usagef(c, "--max-slowdown %q: want 0%% to 95%%, such as 30%%", c.String("max-slowdown"))
 		}
 		w.slowdown = &p
+	}
+	if names := tune.FixedNames(); c.IsSet("tuning") && !slices.Contains(names, w.tuning) {
+		return w, cliargs.Usagef(c, "--tuning %q: want one of %s", w.tuning, strings.Join(names, ", "))
 	}
 	if d := c.Duration("timeout"); c.IsSet("timeout") && d <= 0 {
 		return w, cliargs.Usagef(c, "--timeout %v: want more than 0", d)
@@ -60,6 +67,7 @@ func (w wish) promise(snap *fleet.Snapshot, d fleet.Domain) (precopy.Policy, pol
 		return precopy.Policy{}, decided, err
 	}
 	p := decided.Policy
+	p.Tuning = w.tuning
 	if w.pause > 0 {
 		p.MaxPauseMS = w.pause.Milliseconds()
 		p.MaxPauseCeilingMS = p.MaxPauseMS

@@ -37,6 +37,8 @@ func migrateCommand() *cli.Command {
 			&cli.DurationFlag{Name: "max-pause", DefaultText: "the class's", Usage: "longest pause of the guest, such as 150ms"},
 			&cli.DurationFlag{Name: "deadline", DefaultText: "the class's, or reckoned from size and link", Usage: "abort when not done after this long, such as 10m"},
 			&cli.StringFlag{Name: "max-slowdown", DefaultText: "the class's", Usage: "share of its work that the guest may lose, such as 30%"},
+			// For the comparison benchmark, hence not in the help: it gives up the promise.
+			&cli.StringFlag{Name: "tuning", Hidden: true, Usage: "tune as another manager's fixed policy of that `NAME`"},
 			toggle("copy-storage", "copy disks that are not shared too; without it such VMs are refused"),
 			toggle("dry-run", "only check whether it could move; change nothing", "n"),
 			toggle("wait", "show the progress and return at the end", "w"),

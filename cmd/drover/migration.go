@@ -268,6 +268,9 @@ func promiseText(p precopy.Policy) string {
 		text += fmt.Sprintf(" (up to %d ms if there is no other way)", p.MaxPauseCeilingMS)
 	}
 	text += fmt.Sprintf(", slowdown at most %.0f %%", p.MaxSlowdown*100)
+	if p.Tuning != "" {
+		text = fmt.Sprintf("none on pause and slowdown (tuned as %s, for comparison)", p.Tuning)
+	}
 	if p.BudgetSeconds > 0 {
 		text += fmt.Sprintf(", done within %.4g s", p.BudgetSeconds)
 	}
