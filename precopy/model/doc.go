@@ -20,10 +20,8 @@
 // floor R* > 0 with R* = D(R*/B), and a switchover needs a downtime limit of at least R*/B. QEMU
 // switches once the rest fits into bandwidth times downtime limit (migration.c, since 2.8).
 //
-// A stream that compresses sends r bytes for each dirtied one: R(n+1) = D(r R(n)/B), rounds of a stream
-// of B/r. QEMU compares what is dirty, not what it will send, with what it has measured of the link, so
-// the rest has to fit into B times the downtime limit as ever; in the terms of the stream of B/r that is
-// a limit r times as long. The first pass has nothing to compress against: r counts after it.
+// A stream that sends r bytes for each dirtied one clears dirtied memory at B/r: after the first pass,
+// which has nothing to compress against, its rounds are those of a link of that bandwidth.
 //
 // # Slowing the guest
 //

@@ -122,9 +122,7 @@ func misfit(samples []Sample, g Growth) float64 {
 type Input struct {
 	Growth Growth
 	// Rest is what has to be sent before the next sync: all memory that is in use, at the start.
-	Rest hypervisor.Bytes
-	// Ratio is the bytes sent for each byte dirtied after the first pass; 0 is 1.
-	Ratio     float64
+	Rest      hypervisor.Bytes
 	Bandwidth hypervisor.BytesPerSecond // of the stream while it copies
 	Switch    hypervisor.BytesPerSecond // at switchover, when the cap is lifted; 0 is Bandwidth
 	Limit     time.Duration             // the downtime limit
@@ -134,7 +132,7 @@ type Input struct {
 // Forecast is what is to be expected.
 type Forecast struct {
 	Converges bool
-	// Duration and Bytes sent are until the guest runs on the target, or until the floor is reached.
+	// Duration and Bytes are until the guest runs on the target, or until the floor is reached.
 	Duration time.Duration
 	Bytes    hypervisor.Bytes
 	Pause    time.Duration // of a switchover then
@@ -152,20 +150,20 @@ func Predict(in Input) Forecast {
 		return Forecast{Duration: math.MaxInt64, Pause: math.MaxInt64, Floor: in.Rest}
 	}
 	fits := hypervisor.Bytes(float64(in.Bandwidth) * in.Limit.Seconds())
-	rest, wire := in.Rest, in.Rest
+	rest := in.Rest
 	for f.Rounds = 1; f.Rounds <= maxRounds; f.Rounds++ {
-		t := in.Bandwidth.Time(wire)
-		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+wire
+		t := in.Bandwidth.Time(rest)
+		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+rest
 		next := in.Growth.Dirtied(t)
-		last := float64(next) > 0.98*float64(rest) && f.Rounds > 1
-		rest, wire = next, in.sent(next)
 		if next <= fits {
-			f.Converges = true
+			f.Converges, rest = true, next
 			break
 		}
-		if last {
+		if float64(next) > 0.98*float64(rest) {
+			rest = next
 			break
 		}
+		rest = next
 	}
 	if !f.Converges {
 		f.Floor = rest
@@ -174,17 +172,9 @@ func Predict(in Input) Forecast {
 	if speed <= 0 {
 		speed = in.Bandwidth
 	}
-	f.Pause = satAdd(in.Overhead, speed.Time(wire))
-	f.Duration, f.Bytes = satAdd(f.Duration, f.Pause), f.Bytes+wire
+	f.Pause = satAdd(in.Overhead, speed.Time(rest))
+	f.Duration, f.Bytes = satAdd(f.Duration, f.Pause), f.Bytes+rest
 	return f
-}
-
-// sent is what goes over the link for memory that was dirtied.
-func (in Input) sent(dirtied hypervisor.Bytes) hypervisor.Bytes {
-	if in.Ratio <= 0 {
-		return dirtied
-	}
-	return hypervisor.Bytes(in.Ratio * float64(dirtied))
 }
 
 func satAdd(a, b time.Duration) time.Duration {

@@ -100,7 +100,6 @@ func TestPredictIsMonotone(t *testing.T) {
 			"bandwidth": func(i *Input) { i.Bandwidth *= 2 },
 			"limit":     func(i *Input) { i.Limit *= 2 },
 			"slower":    func(i *Input) { i.Growth = i.Growth.Slowed(0.5) },
-			"ratio":     func(i *Input) { i.Ratio = 0.5 },
 		} {
 			better := in
 			change(&better)
@@ -108,33 +107,6 @@ func TestPredictIsMonotone(t *testing.T) {
 			if base.Converges && (!f.Converges || f.Duration > base.Duration+in.Limit) {
 				t.Fatalf("%s made it worse: %+v, was %+v", name, f, base)
 			}
-		}
-	})
-}
-
-// The rounds of a stream that sends r bytes for each dirtied one are those of a link of B/r with a limit
-// r times as long, and cost as much time.
-func TestRatioIsAFasterLink(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := Input{
-			Growth: drawGrowth(t), Rest: hypervisor.Bytes(rapid.Int64Range(1, 8192).Draw(t, "rest")) * mib,
-			Bandwidth: drawRate(t, "bandwidth"), Ratio: rapid.Float64Range(0.05, 1).Draw(t, "ratio"),
-			Limit: time.Duration(rapid.Int64Range(1, 1000).Draw(t, "limit")) * time.Millisecond,
-		}
-		other := in
-		other.Ratio = 0
-		other.Bandwidth = hypervisor.BytesPerSecond(float64(in.Bandwidth) / in.Ratio)
-		other.Limit = time.Duration(float64(in.Limit) * in.Ratio)
-		other.Rest = hypervisor.Bytes(float64(in.Rest) / in.Ratio) // the first pass is not compressed
-		a, b := Predict(in), Predict(other)
-		if a.Converges != b.Converges || a.Rounds != b.Rounds {
-			return // at the edge, by rounding
-		}
-		if d := math.Abs(a.Duration.Seconds() - b.Duration.Seconds()); d > 0.01*b.Duration.Seconds()+0.01 {
-			t.Fatalf("%s, on the faster link %s", a.Duration, b.Duration)
-		}
-		if d := math.Abs(float64(a.Bytes) - in.Ratio*float64(b.Bytes)); d > 0.01*float64(a.Bytes)+float64(mib) {
-			t.Fatalf("%s sent, on the faster link %s", a.Bytes, b.Bytes)
 		}
 	})
 }
