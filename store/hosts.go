@@ -34,14 +34,16 @@ func (s *Store) BindHost(ctx context.Context, fence Fence, name, libvirtUUID str
 	return err
 }
 
-// ForgetHost removes a host's record, and with it the binding of its name, for a host that never
-// returns. A host whose agent lives gives ErrConflict.
+// ForgetHost removes a host's record, and with it the binding of its name and what was seen there, for
+// a host that never returns. A host whose agent lives gives ErrConflict.
 func (s *Store) ForgetHost(ctx context.Context, name string) error {
 	if err := checkName("host", name); err != nil {
 		return err
 	}
 	session := reportKey(name, partSession)
-	held, _, err := s.kv.Txn(ctx, []kv.Cond{kv.IfAbsent(session)}, []kv.Op{kv.Delete(hostKey(name))})
+	held, _, err := s.kv.Txn(ctx, []kv.Cond{kv.IfAbsent(session)}, []kv.Op{
+		kv.Delete(hostKey(name)), kv.Delete(reportKey(name, partSeen)),
+	})
 	if err != nil {
 		return fmt.Errorf("forget host %s: %w", name, err)
 	}

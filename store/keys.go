@@ -37,11 +37,13 @@ const (
 	eventsPrefix     = past + "events/"
 )
 
-// The parts of a host's reports. All are under the agent's lease.
+// The parts of a host's reports. All but partSeen are under the agent's lease.
 const (
 	partSession = "session"
 	partFacts   = "facts"
 	partLoad    = "load"
+	// partSeen stays when the agent goes: which domains it reported last.
+	partSeen = "seen"
 	// partHolder is the directory of the session's fence: one key per lease. The session key itself
 	// can't be the fence: taking it over must not leave a moment in which the host has no agent.
 	partHolder = "holder/"

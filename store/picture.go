@@ -161,6 +161,8 @@ func (p *picture) part(key string) setter {
 		return func(e *kv.Entry, _ time.Time) error { return p.setSession(name, e) }
 	case partFacts:
 		return func(e *kv.Entry, _ time.Time) error { return p.setFacts(name, e) }
+	case partSeen:
+		return func(e *kv.Entry, _ time.Time) error { return p.setSeen(name, e) }
 	case partLoad:
 		return func(e *kv.Entry, now time.Time) error { return p.setLoad(name, e, now) }
 	}
@@ -223,7 +225,7 @@ func (p *picture) change(name string, f func(*fleet.Host)) {
 	}
 	f(&h)
 	_, recorded := p.mods[hostKey(name)]
-	if !recorded && h.Session == nil && h.Facts == nil && h.Load == nil {
+	if !recorded && h.Session == nil && h.Facts == nil && h.Load == nil && h.SeenRevision == 0 {
 		delete(p.hosts, name)
 		return
 	}
@@ -264,6 +266,19 @@ func (p *picture) setFacts(name string, e *kv.Entry) error {
 		return err
 	}
 	p.change(name, func(h *fleet.Host) { h.Facts, h.FactsRevision = &r.HostFacts, e.Mod })
+	return nil
+}
+
+func (p *picture) setSeen(name string, e *kv.Entry) error {
+	var r seenRecord
+	revision := int64(0)
+	if e != nil {
+		if err := decode(e.Value, &r); err != nil {
+			return err
+		}
+		revision = e.Mod
+	}
+	p.change(name, func(h *fleet.Host) { h.Seen, h.SeenRevision = r.Domains, revision })
 	return nil
 }
 

@@ -1,9 +1,14 @@
 package store
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"drover/hypervisor"
@@ -21,6 +26,9 @@ type AgentSession struct {
 	fence Fence
 	done  <-chan struct{}
 	end   context.CancelFunc
+
+	mu   sync.Mutex
+	seen []byte // what this session last wrote of partSeen
 }
 
 // Register takes the host's name for this agent until ctx ends or Close. The previous session of the
@@ -173,9 +181,35 @@ func (a *AgentSession) Host() string { return a.host }
 // Done is closed once the session is lost: its lease ran out, or another start of the agent took over.
 func (a *AgentSession) Done() <-chan struct{} { return a.done }
 
-// PublishFacts replaces the host's facts. ErrFenced when the session is lost.
+// PublishFacts replaces the host's facts and, if they name other domains than before, what stays of
+// them when the session is over. ErrFenced when the session is lost.
 func (a *AgentSession) PublishFacts(ctx context.Context, f hypervisor.HostFacts) error {
-	return a.publish(ctx, partFacts, factsRecord{Schema, f})
+	seen, err := encodePacked(seenOf(f))
+	if err != nil {
+		return fmt.Errorf("publish facts of %s: %w", a.host, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var also []kv.Op
+	if !bytes.Equal(seen, a.seen) {
+		also = []kv.Op{kv.Put(reportKey(a.host, partSeen), seen)}
+	}
+	if err := a.publish(ctx, partFacts, factsRecord{Schema, f}, also...); err != nil {
+		return err
+	}
+	a.seen = seen
+	return nil
+}
+
+func seenOf(f hypervisor.HostFacts) seenRecord {
+	r := seenRecord{Schema: Schema, Domains: make([]fleet.SeenDomain, 0, len(f.Domains))}
+	for _, d := range f.Domains {
+		r.Domains = append(r.Domains, fleet.SeenDomain{ID: d.ID, Name: d.Name})
+	}
+	slices.SortFunc(r.Domains, func(a, b fleet.SeenDomain) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	return r
 }
 
 // PublishLoad replaces the host's load. ErrFenced when the session is lost.
@@ -201,6 +235,10 @@ type (
 		Schema int `json:"schema"`
 		hypervisor.HostFacts
 	}
+	seenRecord struct {
+		Schema  int                `json:"schema"`
+		Domains []fleet.SeenDomain `json:"domains"`
+	}
 	loadRecord struct {
 		Schema int `json:"schema"`
 		hypervisor.HostLoad
@@ -211,18 +249,19 @@ type (
 	}
 )
 
-func (a *AgentSession) publish(ctx context.Context, part string, v any) error {
+func (a *AgentSession) publish(ctx context.Context, part string, v any, also ...kv.Op) error {
 	op := "publish " + part + " of " + a.host
 	value, err := encodePacked(v)
 	if err != nil {
 		return fmt.Errorf("%s: %w", op, err)
 	}
-	return a.put(ctx, op, reportKey(a.host, part), value)
+	return a.put(ctx, op, reportKey(a.host, part), value, also...)
 }
 
-// put overwrites a leased key. An answer that got lost is no concern: the next report follows.
-func (a *AgentSession) put(ctx context.Context, op, key string, value []byte) error {
-	held, _, err := a.s.kv.Txn(ctx, []kv.Cond{a.fence.cond()}, []kv.Op{kv.PutLeased(key, value, a.lease.ID())})
+// put overwrites a leased key, and does the rest along with it. An answer that got lost is no concern:
+// the next report follows.
+func (a *AgentSession) put(ctx context.Context, op, key string, value []byte, also ...kv.Op) error {
+	held, _, err := a.s.kv.Txn(ctx, []kv.Cond{a.fence.cond()}, append(also, kv.PutLeased(key, value, a.lease.ID())))
 	switch {
 	case errors.Is(err, kv.ErrLeaseLost):
 		return fmt.Errorf("%s: %w: %w", op, ErrFenced, err)

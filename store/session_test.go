@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/scheduler/fleet"
@@ -39,8 +41,8 @@ func TestRegisterPublishClose(t *testing.T) {
 		<-a.Done()
 		snap, err = s.ReadSnapshot(t.Context())
 		must(t, err)
-		if len(snap.Hosts) != 0 {
-			t.Errorf("after close: %+v", snap.Hosts)
+		if h := snap.Hosts["h1"]; h.Session != nil || h.Facts != nil || h.Load != nil {
+			t.Errorf("after close: %+v", h)
 		}
 		if err := a.PublishLoad(t.Context(), hypervisor.HostLoad{}); !errors.Is(err, ErrFenced) {
 			t.Errorf("publish after close: %v, want ErrFenced", err)
@@ -50,6 +52,44 @@ func TestRegisterPublishClose(t *testing.T) {
 
 // TestTakeover: the restarted agent of the same machine is its host's agent at once, and nobody sees a
 // host without an agent in between; the old one can write nothing more and knows it.
+// What was seen on a host outlives its agent, is written only when it changed, and goes with the host.
+func TestSeenStays(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.client()
+	ctx := context.Background()
+	a := register(t, s, "h1", "m1", "i1")
+	must(t, s.BindHost(ctx, lead(t, s, "ctl").Fence(), "h1", "m1"))
+	publish := func(names ...string) *fleet.Host {
+		var f hypervisor.HostFacts
+		for _, n := range names {
+			f.Domains = append(f.Domains, hypervisor.DomainFacts{ID: hypervisor.DomainID("id-" + n), Name: n})
+		}
+		must(t, a.PublishFacts(ctx, f))
+		snap, err := s.ReadSnapshot(ctx)
+		must(t, err)
+		return snap.Hosts["h1"]
+	}
+	first := publish("web", "db")
+	if again := publish("db", "web"); again.SeenRevision != first.SeenRevision {
+		t.Errorf("written again without a change: revision %d, then %d", first.SeenRevision, again.SeenRevision)
+	}
+	publish("mail", "db")
+	must(t, a.Close(ctx))
+	snap, err := s.ReadSnapshot(ctx)
+	must(t, err)
+	h := snap.Hosts["h1"]
+	want := []fleet.SeenDomain{{ID: "id-db", Name: "db"}, {ID: "id-mail", Name: "mail"}}
+	if diff := cmp.Diff(want, h.Seen); diff != "" || h.Facts != nil || h.SeenRevision <= first.SeenRevision {
+		t.Errorf("after the agent's end: facts %v, revision %d, seen (-want +got):\n%s", h.Facts, h.SeenRevision, diff)
+	}
+	must(t, s.ForgetHost(ctx, "h1"))
+	snap, err = s.ReadSnapshot(ctx)
+	must(t, err)
+	if len(snap.Hosts) > 0 {
+		t.Errorf("after forgetting: %+v", snap.Hosts["h1"])
+	}
+}
+
 func TestTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -78,8 +78,8 @@ func TestViewFollows(t *testing.T) {
 		}
 		must(t, a.Close(t.Context()))
 		synctest.Wait()
-		if n := len(v.Snapshot().Hosts); n != 0 {
-			t.Errorf("%d hosts after the session ended", n)
+		if h := v.Snapshot().Hosts["h1"]; h.Session != nil || h.Facts != nil || h.Load != nil {
+			t.Errorf("after the session ended: %+v", h)
 		}
 		time.Sleep(time.Hour)
 		if v.Stale() {

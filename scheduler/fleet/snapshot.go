@@ -66,6 +66,15 @@ type Host struct {
 	// FactsRevision and LoadRevision are the store revisions of the two reports.
 	FactsRevision int64
 	LoadRevision  int64
+	// Seen is which domains its agent reported last, in order of name; it outlives the agent.
+	Seen         []SeenDomain
+	SeenRevision int64
+}
+
+// SeenDomain is what is left of a domain when the host's agent is gone.
+type SeenDomain struct {
+	ID   hypervisor.DomainID `json:"id"`
+	Name string              `json:"name"`
 }
 
 // Alive reports whether an agent holds the host's name and has reported both facts and load.
