@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -13,6 +14,8 @@ import (
 type Growth struct {
 	Set  hypervisor.Bytes          `json:"set"`  // the writable working set, where it saturates
 	Rate hypervisor.BytesPerSecond `json:"rate"` // at which it begins to grow
+	// Linear says that it grows at Rate until it saturates, as under a sweep, and not ever slower.
+	Linear bool `json:"linear,omitempty"`
 }
 
 // Dirtied is the expected size of the set after t.
@@ -20,8 +23,11 @@ func (g Growth) Dirtied(t time.Duration) hypervisor.Bytes {
 	if g.Set <= 0 || g.Rate <= 0 || t <= 0 {
 		return 0
 	}
-	s := float64(g.Set)
-	return hypervisor.Bytes(-s * math.Expm1(-float64(g.Rate)*t.Seconds()/s))
+	s, wt := float64(g.Set), float64(g.Rate)*t.Seconds()
+	if g.Linear {
+		return hypervisor.Bytes(min(s, wt))
+	}
+	return hypervisor.Bytes(-s * math.Expm1(-wt/s))
 }
 
 // Slowed is the growth while the vCPUs run only the share (0 to 1) of the time.
@@ -35,7 +41,7 @@ func (g Growth) Floor(bandwidth hypervisor.BytesPerSecond) hypervisor.Bytes {
 	if g.Rate <= bandwidth || g.Set <= 0 {
 		return 0
 	}
-	if bandwidth <= 0 {
+	if bandwidth <= 0 || g.Linear {
 		return g.Set
 	}
 	// x = R*/S solves x = 1 - e^(-a x) with a = w/B > 1; the root in (0, 1] is unique.
@@ -63,6 +69,9 @@ func (g Growth) Share(bandwidth hypervisor.BytesPerSecond, limit time.Duration) 
 	if fits >= s || w <= float64(bandwidth) {
 		return 1
 	}
+	if g.Linear {
+		return float64(bandwidth) / w
+	}
 	return min(1, -s/(w*limit.Seconds())*math.Log1p(-fits/s))
 }
 
@@ -75,39 +84,61 @@ type Sample struct {
 // Fit finds the growth that explains the samples best, in the least squares of their logarithms.
 // total bounds the working set. Spread is the root mean square of the relative error. One window
 // alone cannot show where the set saturates: the fit is then linear up to total, which forecasts
-// too much rather than too little. False when no sample says anything.
+// too much rather than too little. Where all windows were long enough to saturate the set, they say
+// only how fast it grows at least; the fit is the slowest growth that explains them as well. False
+// when no sample says anything.
 func Fit(samples []Sample, total hypervisor.Bytes) (g Growth, spread float64, ok bool) {
 	use := slices.DeleteFunc(slices.Clone(samples), func(s Sample) bool { return s.Window <= 0 || s.Dirtied <= 0 })
 	if len(use) == 0 {
 		return Growth{}, 0, false
 	}
-	most := slices.MaxFunc(use, func(a, b Sample) int { return int(a.Dirtied - b.Dirtied) }).Dirtied
+	most, slowest, fastest := hypervisor.Bytes(0), math.Inf(1), 0.0
+	for _, s := range use {
+		most = max(most, s.Dirtied)
+		slowest = min(slowest, float64(s.Dirtied)/s.Window.Seconds())
+		fastest = max(fastest, float64(s.Dirtied)/s.Window.Seconds())
+	}
 	total = max(total, most+most/8+1)
-	best := math.Inf(1)
+	if len(use) == 1 {
+		set := float64(total)
+		rate := -set / use[0].Window.Seconds() * math.Log1p(-float64(most)/set)
+		return Growth{Set: total, Rate: hypervisor.BytesPerSecond(rate)}, 0, true
+	}
+	type fit struct {
+		Growth
+		misfit float64
+	}
+	var found []fit
 	// The set lies between the most that was seen and all memory; in steps of 6 %.
 	for set := float64(most) * 1.005; ; set *= 1.06 {
 		set = min(set, float64(total))
-		c := Growth{Set: hypervisor.Bytes(set), Rate: rateFor(use, set)}
-		if e := misfit(use, c); e <= best+1e-12 {
-			// Equally good: the larger set, which promises less.
-			g, best = c, e
+		for rate := slowest; rate < 6*fastest; rate *= 1.04 {
+			g := Growth{Set: hypervisor.Bytes(set), Rate: hypervisor.BytesPerSecond(rate)}
+			found = append(found, fit{g, misfit(use, g)})
 		}
 		if set >= float64(total) {
 			break
 		}
 	}
-	return g, math.Sqrt(best / float64(len(use))), true
+	slack := tolerance * tolerance * float64(len(use))
+	best := slices.MinFunc(found, func(a, b fit) int { return cmp.Compare(a.misfit, b.misfit) })
+	for _, f := range found {
+		if f.misfit <= best.misfit+slack && f.Rate < best.Rate {
+			best.Growth = f.Growth
+		}
+	}
+	best.misfit = misfit(use, best.Growth)
+	for rate := slowest; rate < 1.5*fastest; rate *= 1.02 {
+		g := Growth{Set: most, Rate: hypervisor.BytesPerSecond(rate), Linear: true}
+		if e := misfit(use, g); e < best.misfit-slack {
+			best = fit{g, e}
+		}
+	}
+	return best.Growth, math.Sqrt(best.misfit / float64(len(use))), true
 }
 
-// rateFor is the rate that suits the samples for a given set: the geometric mean of what each asks.
-func rateFor(samples []Sample, set float64) hypervisor.BytesPerSecond {
-	sum := 0.0
-	for _, s := range samples {
-		full := min(float64(s.Dirtied)/set, 0.995)
-		sum += math.Log(-set / s.Window.Seconds() * math.Log1p(-full))
-	}
-	return hypervisor.BytesPerSecond(math.Exp(sum / float64(len(samples))))
-}
+// tolerance is the relative error by which a fit must be better to be preferred to a slower growth.
+const tolerance = 0.02
 
 func misfit(samples []Sample, g Growth) float64 {
 	e := 0.0

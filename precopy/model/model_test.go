@@ -160,9 +160,9 @@ func TestPredictKnownCases(t *testing.T) {
 		min, max  time.Duration
 	}{
 		{"idle", Input{Rest: 512 * mib, Bandwidth: link, Limit: 20 * time.Millisecond}, true, 10 * time.Second, 11 * time.Second},
-		{"half the link", Input{Growth: Growth{256 * mib, link / 2}, Rest: 512 * mib, Bandwidth: link, Limit: 100 * time.Millisecond}, true, 12 * time.Second, 20 * time.Second},
-		{"twice the link, wide", Input{Growth: Growth{512 * mib, 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 900 * time.Millisecond}, false, 20 * time.Second, 80 * time.Second},
-		{"twice the link, small set", Input{Growth: Growth{16 * mib, 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 400 * time.Millisecond}, true, 20 * time.Second, 23 * time.Second},
+		{"half the link", Input{Growth: Growth{Set: 256 * mib, Rate: link / 2}, Rest: 512 * mib, Bandwidth: link, Limit: 100 * time.Millisecond}, true, 12 * time.Second, 20 * time.Second},
+		{"twice the link, wide", Input{Growth: Growth{Set: 512 * mib, Rate: 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 900 * time.Millisecond}, false, 20 * time.Second, 80 * time.Second},
+		{"twice the link, small set", Input{Growth: Growth{Set: 16 * mib, Rate: 2 * link}, Rest: 1024 * mib, Bandwidth: link, Limit: 400 * time.Millisecond}, true, 20 * time.Second, 23 * time.Second},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -171,5 +171,31 @@ func TestPredictKnownCases(t *testing.T) {
 				t.Errorf("%+v, want converges %v within %s to %s", f, tc.converges, tc.min, tc.max)
 			}
 		})
+	}
+}
+
+// A sweep grows at its rate until its set is full: one short window and one long one tell.
+func TestFitOfASweep(t *testing.T) {
+	rate := 35 * hypervisor.BytesPerSecond(mib)
+	g, spread, ok := Fit([]Sample{{time.Second, 35 * mib}, {24 * time.Second, 512 * mib}, {22 * time.Second, 511 * mib}}, 2*hypervisor.GiB)
+	if !ok || !g.Linear || spread > 0.05 {
+		t.Fatalf("%+v, spread %.2f: want it linear", g, spread)
+	}
+	if r := float64(g.Rate) / float64(rate); r < 0.9 || r > 1.1 {
+		t.Errorf("rate %s, want %s", g.Rate, rate)
+	}
+	if g.Floor(2*rate) != 0 || g.Floor(rate/2) != g.Set {
+		t.Errorf("floor %s at twice the rate, %s at half of it: want none, and the whole set", g.Floor(2*rate), g.Floor(rate/2))
+	}
+	if s := g.Share(rate/2, 100*time.Millisecond); s < 0.45 || s > 0.55 {
+		t.Errorf("share %.2f at half the rate, want about a half", s)
+	}
+}
+
+// Windows that all saturate the set leave open how fast it grows: nothing worse is assumed than needed.
+func TestFitOfSaturatedWindowsIsTheSlowest(t *testing.T) {
+	g, _, ok := Fit([]Sample{{20 * time.Second, 512 * mib}, {21 * time.Second, 512 * mib}}, 2*hypervisor.GiB)
+	if !ok || g.Rate > 120*hypervisor.BytesPerSecond(mib) || g.Dirtied(20*time.Second) < 480*mib {
+		t.Errorf("%+v: want a slow growth that fills the set in 20 s", g)
 	}
 }
