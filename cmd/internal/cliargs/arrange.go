@@ -2,7 +2,9 @@ package cliargs
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -13,12 +15,12 @@ type level struct {
 	path   string
 	flags  []cli.Flag
 	subs   []*cli.Command
-	raw    bool // takes what follows as it stands
 	tokens []string
 }
 
 // given is a flag as it was written.
 type given struct {
+	word  string // "--wait", "-w"
 	name  string
 	value string
 	has   bool // a value was given, by "=" or as the next word
@@ -26,12 +28,14 @@ type given struct {
 
 // Arrange returns args with every flag moved to the command that defines it, the deepest one of the
 // path if several do, and with the arguments behind "--". What stands behind a "--" in args stays an
-// argument; behind a command with SkipFlagParsing everything does. Errors are of type [UsageError].
-func Arrange(app *cli.App, args []string) ([]string, error) {
+// argument, and so does a negative number. foreign says of commands, by name, after how many arguments
+// the next one begins somebody else's command line, which stays as it is; nil for none. Errors are of
+// type [UsageError].
+func Arrange(app *cli.App, args []string, foreign map[string]int) ([]string, error) {
 	if n := len(args); n == 0 || args[n-1] == "--generate-bash-completion" {
 		return args, nil
 	}
-	a := arranger{levels: []*level{{
+	a := arranger{foreign: foreign, levels: []*level{{
 		name: args[0], path: app.Name, flags: app.Flags, subs: app.Commands,
 	}}}
 	if err := a.read(args[1:]); err != nil {
@@ -44,9 +48,10 @@ func Arrange(app *cli.App, args []string) ([]string, error) {
 }
 
 type arranger struct {
-	levels []*level
-	flags  []given
-	rest   []string
+	foreign map[string]int
+	levels  []*level
+	flags   []given
+	rest    []string
 }
 
 func (a *arranger) current() *level { return a.levels[len(a.levels)-1] }
@@ -59,14 +64,12 @@ func (a *arranger) usage(format string, args ...any) error {
 func (a *arranger) read(words []string) error {
 	for i := 0; i < len(words); i++ {
 		w := words[i]
+		after, foreign := a.foreign[a.current().name]
 		switch {
-		case a.current().raw:
-			a.rest = append(a.rest, words[i:]...)
-			return nil
 		case w == "--":
 			a.rest = append(a.rest, words[i+1:]...)
 			return nil
-		case strings.HasPrefix(w, "-") && w != "-":
+		case isFlag(w):
 			used, err := a.readFlag(w, words[i+1:])
 			if err != nil {
 				return err
@@ -76,6 +79,9 @@ func (a *arranger) read(words []string) error {
 			if err := a.descend(w); err != nil {
 				return err
 			}
+		case foreign && len(a.rest) == after:
+			a.rest = append(a.rest, words[i:]...)
+			return nil
 		default:
 			a.rest = append(a.rest, w)
 		}
@@ -83,14 +89,20 @@ func (a *arranger) read(words []string) error {
 	return nil
 }
 
+// isFlag takes a lone dash and negative numbers for arguments.
+func isFlag(w string) bool {
+	return len(w) > 1 && w[0] == '-' && (w[1] < '0' || w[1] > '9')
+}
+
 // readFlag notes the flag w and returns how many of the following words are its value.
 func (a *arranger) readFlag(w string, following []string) (int, error) {
 	name := strings.TrimPrefix(strings.TrimPrefix(w, "-"), "-")
 	g := given{}
 	g.name, g.value, g.has = strings.Cut(name, "=")
+	g.word = strings.TrimSuffix(w, "="+g.value)
 	f := a.find(g.name)
 	if f == nil {
-		return 0, a.unknown(g.name)
+		return 0, a.unknown(g)
 	}
 	used := 0
 	if takesValue(f) && !g.has {
@@ -109,7 +121,7 @@ func (a *arranger) descend(word string) error {
 		if c.HasName(word) {
 			a.levels = append(a.levels, &level{
 				name: c.Name, path: cur.path + " " + c.Name,
-				flags: c.Flags, subs: c.Subcommands, raw: c.SkipFlagParsing,
+				flags: c.Flags, subs: c.Subcommands,
 			})
 			return nil
 		}
@@ -175,7 +187,12 @@ func (a *arranger) assign() error {
 		case i >= 0:
 			f = lookup(a.levels[i].flags, g.name)
 		default:
-			return a.unknown(g.name)
+			return a.unknown(g)
+		}
+		if g.has && !isHelp(g.name) {
+			if err := readable(f, g.value); err != nil {
+				return a.usage("--%s %w", f.Names()[0], err)
+			}
 		}
 		// The first name of the flag: two spellings of one flag would be an error in the library.
 		token := "--" + f.Names()[0]
@@ -193,26 +210,67 @@ func (a *arranger) result() []string {
 		out = append(append(out, l.name), l.tokens...)
 	}
 	if len(a.rest) > 0 {
-		if !a.current().raw {
-			out = append(out, "--")
-		}
-		out = append(out, a.rest...)
+		out = append(append(out, "--"), a.rest...)
 	}
 	return out
 }
 
-func (a *arranger) unknown(name string) error {
+// readable refuses values that the library would refuse in its own words.
+func readable(f cli.Flag, value string) error {
+	var err error
+	switch f.(type) {
+	case *cli.DurationFlag:
+		if _, err = time.ParseDuration(value); err == nil {
+			return nil
+		}
+		if _, err = strconv.ParseFloat(value, 64); err == nil {
+			return fmt.Errorf("%s: the unit is missing, as in %[1]sms, %[1]ss or %[1]sm", value)
+		}
+		return fmt.Errorf("%q: want a time with its unit, such as 150ms, 30s or 10m", value)
+	case *cli.IntFlag, *cli.Int64Flag:
+		if _, err = strconv.ParseInt(value, 0, strconv.IntSize); err != nil {
+			return fmt.Errorf("%q: want a whole number", value)
+		}
+	case *cli.Float64Flag:
+		if _, err = strconv.ParseFloat(value, 64); err != nil {
+			return fmt.Errorf("%q: want a number", value)
+		}
+	case *cli.BoolFlag:
+		if _, err = strconv.ParseBool(value); err != nil {
+			return fmt.Errorf("%q: want true or false, or no value", value)
+		}
+	}
+	return nil
+}
+
+func (a *arranger) unknown(g given) error {
+	if apart := a.apart(g); apart != "" {
+		return a.usage("unknown flag %s: write %s", g.word, apart)
+	}
 	var names []string
 	for _, l := range a.levels {
 		for _, f := range l.flags {
-			names = append(names, f.Names()...)
+			for _, n := range f.Names() {
+				if len(n) > 1 {
+					names = append(names, n)
+				}
+			}
 		}
 	}
-	dashes := "--"
-	if len(name) == 1 {
-		dashes = "-"
+	return a.usage("unknown flag %s%s", g.word, didYouMean(g.name, names, "--"))
+}
+
+// apart returns the flags of one letter that were written as one, "-n -w" for "-nw"; empty when that is
+// not what g is.
+func (a *arranger) apart(g given) string {
+	var out []string
+	for _, letter := range g.name {
+		if strings.HasPrefix(g.word, "--") || a.find(string(letter)) == nil {
+			return ""
+		}
+		out = append(out, "-"+string(letter))
 	}
-	return a.usage("unknown flag %s%s%s", dashes, name, didYouMean(name, names, "--"))
+	return strings.Join(out, " ")
 }
 
 func lookup(flags []cli.Flag, name string) cli.Flag {

@@ -50,7 +50,7 @@ func Usagef(c *cli.Context, format string, args ...any) error {
 // is printed on app.ErrWriter as one line "PROGRAM: text", unless it has no text.
 func Run(ctx context.Context, app *cli.App, args []string) int {
 	prepare(app)
-	arranged, err := Arrange(app, args)
+	arranged, err := Arrange(app, args, nil)
 	if err == nil {
 		err = app.RunContext(ctx, arranged)
 	}

@@ -20,6 +20,7 @@ import (
 	"drover/cmd/drover-lab/internal/host"
 	"drover/cmd/drover-lab/internal/hostinit"
 	"drover/cmd/drover-lab/internal/state"
+	"drover/cmd/internal/cliargs"
 )
 
 // Exit codes.
@@ -61,7 +62,7 @@ func Main(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	a := newApp(os.Stdout, os.Stderr)
-	err := a.RunContext(ctx, reorder(a, args))
+	err := run(ctx, a, args)
 	var code exitError
 	switch {
 	case err == nil:
@@ -75,6 +76,18 @@ func Main(args []string) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// foreign says after how many arguments of a command the rest is somebody else's command line.
+var foreign = map[string]int{"exec": 1, "spawn": 2, "run": 0}
+
+// run lets flags stand wherever the user wrote them.
+func run(ctx context.Context, a *cli.App, args []string) error {
+	args, err := cliargs.Arrange(a, args, foreign)
+	if err != nil {
+		return usagef("%v", err)
+	}
+	return a.RunContext(ctx, args)
 }
 
 func newApp(stdout, stderr io.Writer) *cli.App {

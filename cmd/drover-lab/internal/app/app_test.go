@@ -8,39 +8,27 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"drover/cmd/internal/cliargs"
 )
 
-func TestReorder(t *testing.T) {
-	a := newApp(io.Discard, io.Discard)
+// What stands behind the host (and name) is somebody else's command line.
+func TestForeign(t *testing.T) {
 	for _, tc := range []struct{ in, want string }{
-		{"up --hosts 3", "up --hosts 3"},
-		{"--lab x up --hosts 3", "up --lab x --hosts 3"},
-		{"env kvm1 -o json", "env -o json -- kvm1"},
-		{"env -o json kvm1", "env -o json -- kvm1"},
-		{"env kvm1 -o=json --lab x", "env -o=json --lab x -- kvm1"},
-		{"guest start g1 --host kvm2 --transient --lab x", "guest start --host kvm2 --transient --lab x -- g1"},
-		{"guest --lab x start --transient g1 --host kvm2", "guest start --lab x --transient --host kvm2 -- g1"},
-		{"shape all 400mbit --lab x", "shape --lab x -- all 400mbit"},
-		{"signal kvm1 agent -9 --lab x", "signal --lab x -- kvm1 agent -9"},
-		{"probe g1 --for 3s", "probe --for 3s -- g1"},
-		// Everything behind the host (and name) is somebody else's command line.
 		{"exec kvm1 virsh list --all", "exec -- kvm1 virsh list --all"},
 		{"exec kvm1 -- virsh --lab y", "exec -- kvm1 virsh --lab y"},
-		{"exec kvm1 --lab x -- ls -o", "exec --lab x -- kvm1 ls -o"},
-		{"exec --lab x kvm1 ls -o json", "exec --lab x -- kvm1 ls -o json"},
+		{"exec kvm1 --lab x -- ls -o", "exec --lab=x -- kvm1 ls -o"},
+		{"exec --lab x kvm1 ls -o json", "exec --lab=x -- kvm1 ls -o json"},
 		{"exec kvm1 sh -c -- true", "exec -- kvm1 sh -c -- true"},
 		{"spawn kvm1 agent --restart -- prog --restart x", "spawn --restart -- kvm1 agent prog --restart x"},
 		{"spawn --restart kvm1 agent prog --lab y", "spawn --restart -- kvm1 agent prog --lab y"},
 		{"drover run host list -o json", "drover run -- host list -o json"},
-		// Mistakes are left to the library.
-		{"up --bogus x", "up --bogus -- x"},
-		{"nonsense --lab x", "nonsense --lab x"},
-		{"guest", "guest"},
-		{"env --lab", "env --lab"},
+		{"drover run --lab x host list -o json", "drover run --lab=x -- host list -o json"},
+		{"signal kvm1 agent -9 --lab x", "signal --lab=x -- kvm1 agent -9"},
 	} {
-		got := strings.Join(reorder(a, strings.Fields("drover-lab "+tc.in))[1:], " ")
-		if got != tc.want {
-			t.Errorf("reorder(%q)\n got %q\nwant %q", tc.in, got, tc.want)
+		got, err := cliargs.Arrange(newApp(io.Discard, io.Discard), strings.Fields("drover-lab "+tc.in), foreign)
+		if err != nil || strings.Join(got[1:], " ") != tc.want {
+			t.Errorf("%s: got %q, %v, want %q", tc.in, got, err, tc.want)
 		}
 	}
 }
@@ -52,7 +40,7 @@ func TestFlagsTakeEffectAfterArguments(t *testing.T) {
 		"kill --lab IMPOSSIBLE kvm1", "--lab IMPOSSIBLE down",
 	} {
 		a := newApp(io.Discard, io.Discard)
-		err := a.Run(reorder(a, strings.Fields("drover-lab "+line)))
+		err := run(t.Context(), a, strings.Fields("drover-lab "+line))
 		if !errors.Is(err, errUsage) || !strings.Contains(err.Error(), "IMPOSSIBLE") {
 			t.Errorf("%s: got %v, want a complaint about the lab's name", line, err)
 		}
@@ -77,7 +65,7 @@ func TestUsageErrors(t *testing.T) {
 		"nonsense", "guest nonsense", "up --bogus", "up extra", "up --shape fast", "up --memory much", "up --cpus -1", "down extra",
 	} {
 		a := newApp(io.Discard, io.Discard)
-		if err := a.Run(reorder(a, strings.Fields("drover-lab "+line))); !errors.Is(err, errUsage) {
+		if err := run(t.Context(), a, strings.Fields("drover-lab "+line)); !errors.Is(err, errUsage) {
 			t.Errorf("%s: got %v, want a usage error", line, err)
 		}
 	}
