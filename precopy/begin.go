@@ -74,11 +74,13 @@ func cannotLeave(seen hypervisor.Inspection, m Migration) *hypervisor.Blocker {
 // lastStep writes "preparing" under the living lease, right before the libvirt call.
 func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks []string) (hypervisor.MigrateSpec, bool) {
 	m := d.rec.current()
-	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
+	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
+	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory, d.brake))
+	d.limit = d.tuner.Limit()
 	spec := hypervisor.MigrateSpec{
 		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
 		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
-		Bandwidth: m.Order.Bandwidth, Downtime: d.tuner.Limit(),
+		Bandwidth: m.Order.Bandwidth, Downtime: d.limit,
 		Persistent: seen.Facts.Persistent, CopyDisks: disks,
 		Strategy: d.tuner.Strategy(),
 	}

@@ -48,8 +48,9 @@ type drive struct {
 	begun     chan struct{} // closed right before libvirt is called: a job seen earlier is not ours
 
 	tuner    tune.Tuner
-	owed     bool // the tuner's downtime limit could not be set yet
-	switched bool // the vCPUs were stopped for the switchover, at least once
+	brake    *brake
+	limit    time.Duration // the downtime limit that libvirt was told
+	switched bool          // the vCPUs were stopped for the switchover, at least once
 	last     hypervisor.JobStats
 	progress chan Progress
 	bar      Progress // the last one sent, which the next never falls behind
@@ -90,6 +91,7 @@ func (d *drive) run(ctx context.Context) {
 		d.sendProgress(ctx)
 	}()
 	defer func() {
+		d.brake.release()
 		cancel()
 		<-done
 		<-sent
@@ -136,12 +138,17 @@ func (d *drive) carryOut(ctx context.Context) {
 	}
 }
 
-func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
-	return tune.Start{
+func startOf(m Migration, memory hypervisor.Bytes, b *brake) tune.Start {
+	s := tune.Start{
 		MaxPause: m.Policy.MaxPause(), Ceiling: m.Policy.MaxPauseCeiling(),
-		Budget: time.Duration(m.Policy.BudgetSeconds * float64(time.Second)),
-		Memory: memory, Bandwidth: m.Order.Bandwidth,
+		Budget:      time.Duration(m.Policy.BudgetSeconds * float64(time.Second)),
+		MaxSlowdown: m.Policy.MaxSlowdown, CanThrottle: b.works(), PostCopy: m.Policy.PostCopy,
+		Memory: memory, Bandwidth: m.Order.Bandwidth, Strategy: m.Order.Strategy,
 	}
+	if p := m.Order.Prior; p != nil {
+		s.Prior = *p
+	}
+	return s
 }
 
 // tunerOf is the controller for a policy: drover's own, unless a comparison asks for a fixed one.

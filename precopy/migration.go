@@ -110,6 +110,8 @@ type Outcome struct {
 	Rounds             int    `json:"rounds"`
 	ThrottleMaxPercent int    `json:"throttle_max_percent"`
 	Strategy           string `json:"strategy"`
+	// Slowdown is the share of guest work lost to being slowed, over the migration's time.
+	Slowdown float64 `json:"slowdown,omitempty"`
 	// Receipt is what the migration has shown of the domain, for later forecasts.
 	Receipt *forecast.Receipt `json:"receipt,omitempty"`
 }
@@ -128,6 +130,10 @@ type Attempt struct {
 	Started    time.Time  `json:"started"`
 	Ended      *time.Time `json:"ended,omitempty"`
 	DowntimeMS int64      `json:"downtime_ms"` // the first downtime limit
+	// LimitMS is the downtime limit set last, if it was changed; LostSeconds the guest work lost to
+	// being slowed by then.
+	LimitMS     int64   `json:"limit_ms,omitempty"`
+	LostSeconds float64 `json:"lost_seconds,omitempty"`
 	// Agent is the instance that made the libvirt call.
 	Agent string `json:"agent"`
 	// Adopted is true once another instance of the agent took the running attempt over.

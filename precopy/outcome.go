@@ -276,6 +276,7 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 	if n := len(m.Attempts); n > 0 {
 		o.Strategy = m.Attempts[n-1].Strategy
 	}
+	defer d.receipt(o, p)
 	if p != Done {
 		return o
 	}
@@ -292,4 +293,24 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 		o.Rounds = s.Round
 	}
 	return o
+}
+
+// receipt adds what the migration has shown of the domain.
+func (d *drive) receipt(o *Outcome, p Phase) {
+	if d.tuner == nil || d.last.MemTotal == 0 {
+		return // never seen at work
+	}
+	m := d.rec.current()
+	r := d.tuner.Learned()
+	r.ID, r.At, r.Done, r.Encrypt = m.ID, time.Now(), p == Done, m.Policy.Encrypt
+	r.Seconds, r.Bytes, r.PauseMS, r.Rounds, r.Strategy = o.Seconds, o.Bytes, o.PauseMS, o.Rounds, o.Strategy
+	o.ThrottleMaxPercent = max(o.ThrottleMaxPercent, slowedPercent(r.LeastShare))
+	o.Slowdown, o.Receipt = r.Slowdown, &r
+}
+
+func slowedPercent(share float64) int {
+	if share <= 0 || share >= 1 {
+		return 0
+	}
+	return int(100*(1-share) + 0.5)
 }

@@ -84,17 +84,9 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		// The job is seen through the switchover too; that it was taken back comes as an event.
 		d.enter(Copying, "memory is being copied")
 	}
-	dec := d.tuner.Step(stats, time.Now())
+	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Now: time.Now()})
 	d.report(stats, dec)
-	if dec.Action == tune.SetDowntime || d.owed {
-		limit := d.tuner.Limit()
-		err := d.w.Migrator.SetDowntime(pctx, d.domain, limit)
-		if d.owed = err != nil; d.owed {
-			d.log.Warn("downtime limit not set, trying again", "limit", limit, "err", err)
-		} else {
-			d.log.Info("downtime limit set", "limit", limit, "reason", dec.Reason)
-		}
-	}
+	d.apply(pctx, dec)
 	if dec.Action == tune.StartPostCopy {
 		d.startPostCopy(pctx, dec)
 	}
@@ -111,6 +103,30 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		})
 	}
 	return dec.Action
+}
+
+// apply brings the downtime limit and the guest's speed to where the tuner wants them. What fails is
+// tried again at the next poll.
+func (d *drive) apply(ctx context.Context, dec tune.Decision) {
+	changed := d.brake.set(d.tuner.Share())
+	if limit := d.tuner.Limit(); limit != d.limit {
+		if err := d.w.Migrator.SetDowntime(ctx, d.domain, limit); err != nil {
+			d.log.Warn("downtime limit not set, trying again", "limit", limit, "err", err)
+		} else {
+			d.log.Info("downtime limit set", "limit", limit, "reason", dec.Reason)
+			d.limit, changed = limit, true
+		}
+	}
+	if !changed {
+		return
+	}
+	limit, lost := d.limit, d.tuner.Learned().Slowdown*d.last.Elapsed.Seconds()
+	d.rec.change(func(m *Migration) {
+		if n := len(m.Attempts); n > 0 && !m.Phase.Final() {
+			m.Attempts = append([]Attempt(nil), m.Attempts...)
+			m.Attempts[n-1].LimitMS, m.Attempts[n-1].LostSeconds = limit.Milliseconds(), lost
+		}
+	})
 }
 
 // startPostCopy switches a migration over to post-copy, where the hypervisor can.
@@ -155,6 +171,7 @@ func (d *drive) event(e hypervisor.Event) {
 }
 
 func (d *drive) abort(ctx context.Context) {
+	d.brake.release()
 	actx, cancel := context.WithTimeout(ctx, 35*time.Second)
 	defer cancel()
 	if err := d.w.Migrator.Abort(actx, d.domain); err != nil && !hypervisor.IsClass(err, hypervisor.ClassInvalid) {
@@ -173,7 +190,7 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 		ID: d.rec.current().ID, At: now, Elapsed: s.Elapsed,
 		Total: s.MemTotal + s.DiskTotal, Processed: s.Processed(), Remaining: remaining,
 		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round,
-		Downtime: d.tuner.Limit(), Throttle: s.Throttle, Why: dec.Text,
+		Downtime: d.limit, Throttle: max(s.Throttle, slowedPercent(d.brake.share)), Why: dec.Text,
 	}
 	if s.Bandwidth > 0 {
 		p.ETA = s.Bandwidth.Time(remaining) // else nothing is known yet
@@ -282,10 +299,15 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	if s, err := d.w.Migrator.JobStats(ctx, d.domain); err == nil {
 		memory = s.MemTotal
 	}
-	start := startOf(m.Migration, memory)
+	// What an earlier run of the agent slowed, its end gave back: the brake is off.
+	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
+	start := startOf(m.Migration, memory, d.brake)
 	if n := len(m.Attempts); n > 0 {
-		start.Limit = time.Duration(m.Attempts[n-1].DowntimeMS) * time.Millisecond
+		a := m.Attempts[n-1]
+		start.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
+		start.Lost = time.Duration(a.LostSeconds * float64(time.Second))
 	}
+	d.limit = start.Limit
 	return start
 }
 

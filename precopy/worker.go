@@ -17,7 +17,7 @@ import (
 // one of libvirtd's 20 workers, and an abort needs one too.
 const MaxOutgoing = 8
 
-// Config is what a Worker is made of. Everything but Observe and Events is needed.
+// Config is what a Worker is made of. Everything but Throttle, Observe and Events is needed.
 type Config struct {
 	Host     string // this host's name
 	Instance string // this run of the agent
@@ -27,6 +27,8 @@ type Config struct {
 	Log      *slog.Logger
 	// Events hasten what polling would find; nil is allowed.
 	Events <-chan hypervisor.Event
+	// Throttle slows guests; nil where they can't be.
+	Throttle Throttler
 	// Observe is told of each migration that ended here, for metrics and a fresh report.
 	Observe func(Migration)
 }

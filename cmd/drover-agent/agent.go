@@ -56,9 +56,15 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		instance: uuid.NewString(), metrics: newMetrics(registry, host), disks: newDisks(s.Name, host, st),
 	}
 	a.reporter = hypervisor.NewReporter(hypervisor.ReporterConfig{Sampler: host, Sink: a, Log: log})
+	throttler, unthrottle := newThrottler(s, log)
+	defer func() {
+		if err := unthrottle(); err != nil {
+			log.Error("not all CPU quotas are given back", "err", err)
+		}
+	}()
 	a.worker = precopy.NewWorker(precopy.Config{
 		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
-		Log: log, Events: host.Events(), Observe: a.observe,
+		Log: log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return footprint.Keep(ctx, kvm.TrimMemory) })

@@ -14,6 +14,7 @@ type instance struct {
 	job        hypervisor.JobKind
 	persistent bool
 	autostart  bool
+	slowed     float64 // share of vCPU time taken away
 	// completed are the statistics of the last migration that succeeded here.
 	completed *hypervisor.JobStats
 }

@@ -183,6 +183,22 @@ func (h *Host) SetBandwidth(ctx context.Context, id hypervisor.DomainID, limit h
 	return h.tune(ctx, op, id, func(j *job) { j.limit = wholeMiB(limit) })
 }
 
+// Slow leaves the vCPUs of a domain the share (above 0, up to 1) of the time that they would run, as
+// their CPU bandwidth would. Nothing of it comes to the target.
+func (h *Host) Slow(ctx context.Context, id hypervisor.DomainID, share float64) error {
+	const op = "slow"
+	if !(share > 0 && share <= 1) {
+		return fault(op, id, hypervisor.ClassArgument, "share %v: want above 0 up to 1", share)
+	}
+	in, err := h.enter(ctx, op, id)
+	if err != nil {
+		return err
+	}
+	defer h.f.mu.Unlock()
+	in.slowed = 1 - share
+	return nil
+}
+
 func (h *Host) tune(ctx context.Context, op string, id hypervisor.DomainID, set func(*job)) error {
 	in, err := h.enter(ctx, op, id)
 	if err != nil {

@@ -111,7 +111,7 @@ func (j *job) sendSlice() (piece, bool, bool) {
 // guestRuns lets the guest write for d of wall time, less what the throttle takes.
 func (j *job) guestRuns(d time.Duration) {
 	if j.from.state == hypervisor.StateRunning {
-		j.mem.write(d * time.Duration(100-j.copy.throttle) / 100)
+		j.mem.write(time.Duration((1 - j.from.slowed) * float64(d*time.Duration(100-j.copy.throttle)/100)))
 	}
 }
 

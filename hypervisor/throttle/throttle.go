@@ -267,6 +267,13 @@ func (th *Throttle) hold() error {
 	return nil
 }
 
+// Share is the share of a core that each vCPU may use now; 1 when nothing is taken away.
+func (th *Throttle) Share() float64 {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	return th.share
+}
+
 // Use returns what the vCPUs did since the Use before, or since Begin.
 func (th *Throttle) Use() (Usage, error) {
 	th.mu.Lock()

@@ -3,165 +3,496 @@ package tune
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
+	"drover/precopy/model"
 )
-
-// Start is what is known when a migration begins, or is adopted.
-type Start struct {
-	MaxPause time.Duration // the promised pause
-	Ceiling  time.Duration // never to be exceeded; at least MaxPause
-	Budget   time.Duration // how long the migration may take; 0 computes it from memory and Bandwidth
-	// Memory is what there is to send; the job's own figure counts where it is larger, as it is all
-	// that an adopting agent has.
-	Memory hypervisor.Bytes
-	// Bandwidth is the cap on the stream.
-	Bandwidth hypervisor.BytesPerSecond
-	// Limit is the downtime limit in force when an attempt is adopted; 0 for a new one.
-	Limit time.Duration
-}
-
-// Action is what to do now.
-type Action int
-
-// The actions.
-const (
-	Wait Action = iota
-	SetDowntime
-	Abort
-	StartPostCopy
-)
-
-// Reason is the stable word for why.
-type Reason string
-
-// The reasons.
-const (
-	Copying      Reason = "copying"        // the first pass, or a pass that still gains
-	Stalled      Reason = "stalled"        // no new low of the rest: the limit rises
-	AtPromise    Reason = "at-promise"     // the limit is as high as promised: waiting for a dip
-	AtCeiling    Reason = "at-ceiling"     // the limit is at the ceiling
-	NotConverged Reason = "not-converging" // gave up: no limit within the promise is enough
-	OverBudget   Reason = "over-budget"    // gave up: out of time
-)
-
-// Decision is one step's outcome. Limit is set for SetDowntime.
-type Decision struct {
-	Action Action
-	Limit  time.Duration
-	Reason Reason
-	Text   string // for people
-}
 
 const (
 	firstLimit = 20 * time.Millisecond
 	leastLimit = time.Millisecond // libvirt's unit; 0 would never be met
-	gain       = 0.96             // a new low must beat the old by 4 %
-	stallAfter = 3 * time.Second  // without a new low, below the promise
-	stallAtMax = 15 * time.Second // without a new low, before leaving the promise, or giving up
-	raise      = 1.6
+	// switchover is what a pause has besides the sending of the rest, which alone a downtime limit
+	// bounds: stopping the vCPUs, devices, the handshake of two libvirtds, the start on the target.
+	// Measured with TLS: 40 to 70 ms.
+	switchover = 60 * time.Millisecond
+	// braked is what a slowed guest adds to the pause: it may just have used up its quota.
+	braked = 30 * time.Millisecond
+	// margin is how much more than what passes come down to a limit must take: they scatter.
+	margin = 1.15
+	// batch is the least time between two judgements: a poll can't tell shorter passes apart.
+	batch = 500 * time.Millisecond
+	// leastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the
+	// end: what is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
+	leastShare = 0.15
+	// worth is how many seconds of migration a lost second of guest work must save, and spare the share
+	// of the migration's time that may be lost, where the guest would converge without being slowed.
+	worth = 2.5
+	spare = 0.03
+	// patience is how long passes that do not shrink are watched before the guest or the promise pays
+	// for it, where they differ from each other: periodic load has dips.
+	patience = 6 * time.Second
+	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
+	reserve = 0.85
+	samples = 6 // passes that the growth is fitted to
 )
 
-// Controller holds what one migration's readings have shown. It is not safe for concurrent use.
+// Controller is drover's own tuner. It fits how the guest dirties memory to the passes seen
+// (precopy/model), and takes the mildest means that lets the migration end within the intent: a
+// downtime limit within the promise, then a slower guest, then a limit up to the ceiling, then
+// post-copy where allowed. It gives up as soon as none is enough. It is not safe for concurrent use.
 type Controller struct {
 	start Start
 	limit time.Duration
+	share float64
 
-	round   int
-	low     hypervisor.Bytes // the least that any round began with
-	lowIn   int              // the round that did
-	lowAt   time.Time
-	highest hypervisor.BytesPerSecond // highest dirty rate seen, for the advice
+	// The present pass: number, when and with how much to send it began, and what was seen of it.
+	round    int
+	began    time.Duration // Elapsed
+	size     hypervisor.Bytes
+	prev     Reading       // the last one
+	prevAt   time.Duration // its Elapsed
+	ran      time.Duration // guest time at full speed since the pass before began
+	judgedAt time.Duration
+
+	seen  []model.Sample
+	sizes []hypervisor.Bytes        // what the latest passes began with
+	drain hypervisor.BytesPerSecond // dirtied memory sent per second
+	rates []rate                    // bytes on the link, for the last seconds
+	wire  hypervisor.BytesPerSecond
+
+	first   hypervisor.Bytes // sent in the first pass
+	resent  hypervisor.Bytes // dirtied bytes sent after it
+	stuck   time.Duration    // Elapsed since when passes do not shrink; 0 while they do
+	lost    time.Duration    // guest work lost to being slowed
+	least   float64          // share
+	adopted bool             // from its middle on
+	blind   bool             // nothing is known of how the present pass began
+	landing int              // the pass in which the guest was slowed; 0 when it is not
+	highest hypervisor.BytesPerSecond
+	present Decision
+}
+
+type rate struct {
+	at   time.Duration
+	sent hypervisor.Bytes
 }
 
 // New returns a controller for one attempt.
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, limit: min(firstLimit, s.MaxPause)}
+	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost}
+	c.limit = min(firstLimit, c.sending(s.MaxPause))
+	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
+		// What the last migration ended with, if the promise allows, spares the passes to find it.
+		c.limit = min(max(c.limit, p.Limit), c.sending(s.MaxPause))
+	}
 	if s.Limit > 0 {
 		c.limit = s.Limit
 	}
+	c.present = Decision{Reason: Copying, Text: "first pass over memory"}
 	return c
+}
+
+// sending is the part of a pause that a downtime limit bounds.
+func (c *Controller) sending(pause time.Duration) time.Duration {
+	fixed := switchover
+	if c.share < 1 {
+		fixed += braked
+	}
+	return max(pause-fixed, pause/4, leastLimit)
+}
+
+// Strategy implements Tuner.
+func (c *Controller) Strategy() hypervisor.Strategy {
+	s := c.start.Strategy
+	s.PostCopy = s.PostCopy || c.start.PostCopy && s.Connections == 0
+	return s
+}
+
+// Limit implements Tuner.
+func (c *Controller) Limit() time.Duration { return c.limit }
+
+// Share implements Tuner.
+func (c *Controller) Share() float64 { return c.share }
+
+// Learned implements Tuner.
+func (c *Controller) Learned() forecast.Receipt {
+	r := forecast.Receipt{
+		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
+		Memory: c.prev.MemTotal, FirstPass: c.first, Setup: c.prev.Setup,
+		LeastShare: c.least, Limit: c.limit,
+	}
+	if c.first == 0 && !c.adopted {
+		r.FirstPass = c.prev.MemProcessed
+	}
+	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
+		r.Growth = g
+	}
+	if c.first > 0 && c.resent > 4*hypervisor.MiB {
+		r.Ratio = float64(c.prev.MemProcessed-c.first) / float64(c.resent)
+	}
+	if c.prevAt > 0 {
+		r.Slowdown = c.lost.Seconds() / c.prevAt.Seconds()
+	}
+	return r
 }
 
 // budget is how long the migration may take: what was ordered, or twelve passes at the cap and a
 // minute for what is not copying.
-func (c *Controller) budget(total hypervisor.Bytes) time.Duration {
+func (c *Controller) budget() time.Duration {
 	if c.start.Budget > 0 {
 		return c.start.Budget
 	}
-	pass := c.start.Bandwidth.Time(max(c.start.Memory, total))
+	pass := c.start.Bandwidth.Time(max(c.start.Memory, c.prev.MemTotal))
 	if pass > math.MaxInt64/24 {
 		return math.MaxInt64 // no bandwidth known: no end in sight either
 	}
 	return time.Minute + 12*pass
 }
 
-// Limit is the downtime limit that should be in force.
-func (c *Controller) Limit() time.Duration { return c.limit }
-
-// Step takes one reading. Call it at every poll; it acts only when the evidence calls for it.
-func (c *Controller) Step(s hypervisor.JobStats, now time.Time) Decision {
-	if c.lowAt.IsZero() {
-		c.lowAt = now
-	}
-	c.highest = max(c.highest, s.DirtyRate)
-	if budget := c.budget(s.MemTotal); s.Elapsed > budget && s.MemTotal > 0 {
-		return Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
-			"not done within %s: %s", budget.Round(time.Second), c.advice(s))}
-	}
-	if s.Round <= 1 || s.MemTotal == 0 {
-		c.lowAt = now
-		return Decision{Reason: Copying, Text: "first pass over memory"}
-	}
-	if s.Round != c.round {
-		// What a round begins with is what the guest wrote during the one before: the only figure
-		// that tells whether rounds shrink. Within a round the rest always falls to nearly nothing.
-		c.round = s.Round
-		if c.lowIn == 0 || float64(s.MemRemaining) < gain*float64(c.low) {
-			c.low, c.lowIn, c.lowAt = s.MemRemaining, s.Round, now
-		}
-	}
-	if c.lowIn == s.Round {
-		// Whether this round gains shows when the next begins. However long it is, it is progress.
-		c.lowAt = now
-		return Decision{Reason: Copying, Text: "each pass leaves less to send"}
-	}
-	return c.stalled(s, now)
-}
-
-func (c *Controller) stalled(s hypervisor.JobStats, now time.Time) Decision {
-	still := now.Sub(c.lowAt)
+// Step implements Tuner. Call it at every poll; it judges when a pass begins.
+func (c *Controller) Step(r Reading) Decision {
+	c.note(r)
 	switch {
-	case c.limit < c.start.MaxPause:
-		if still < stallAfter {
-			return Decision{Reason: Copying, Text: "waiting for a pass that leaves less to send"}
-		}
-		return c.raise(now, min(time.Duration(float64(c.limit)*raise), c.start.MaxPause), Stalled)
-	case still < stallAtMax:
-		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", s.DirtyRate)}
-	case c.limit < c.start.Ceiling:
-		return c.raise(now, min(time.Duration(float64(c.limit)*raise), c.start.Ceiling), AtCeiling)
+	case r.MemTotal == 0 || r.Postcopy:
+		return c.present
+	case r.Elapsed > c.budget():
+		c.share = 1
+		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
+			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
+	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
+		c.judgedAt = r.Elapsed
+		c.present = c.judge(r)
+	default:
+		c.present.Action = Wait
 	}
-	return Decision{Action: Abort, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: " + c.advice(s)}
+	return c.present
 }
 
-func (c *Controller) raise(now time.Time, to time.Duration, why Reason) Decision {
-	c.limit, c.lowAt = to, now
-	return Decision{
-		Action: SetDowntime, Limit: to, Reason: why,
-		Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", to.Round(time.Millisecond)),
+// note takes in what a reading shows.
+func (c *Controller) note(r Reading) {
+	step := max(r.Elapsed-c.prevAt, 0)
+	share := r.Share
+	if share <= 0 || share > 1 {
+		share = 1
 	}
+	c.lost += time.Duration((1 - share) * float64(step))
+	c.least = min(c.least, share)
+	c.highest = max(c.highest, r.DirtyRate)
+	defer func() { c.prev, c.prevAt = r, r.Elapsed }()
+	if r.MemTotal == 0 {
+		return
+	}
+	c.rates = append(c.rates, rate{r.Elapsed, r.MemProcessed})
+	for len(c.rates) > 2 && r.Elapsed-c.rates[1].at >= 2*time.Second {
+		c.rates = c.rates[1:]
+	}
+	if o := c.rates[0]; r.Elapsed > o.at && r.MemProcessed > o.sent {
+		c.wire = hypervisor.Rate(r.MemProcessed-o.sent, r.Elapsed-o.at)
+		if c.start.Bandwidth > 0 {
+			c.wire = min(c.wire, c.start.Bandwidth)
+		}
+	}
+	if r.Round == c.round || r.Round <= 1 {
+		c.ran += time.Duration(share * float64(step))
+		c.within(r, step)
+		c.round = max(c.round, min(r.Round, 1))
+		return
+	}
+	c.next(r, step, share)
+}
+
+// within measures how fast dirtied memory is sent during a pass.
+func (c *Controller) within(r Reading, step time.Duration) {
+	if r.Round <= 1 || step <= 0 || r.MemRemaining >= c.prev.MemRemaining {
+		return
+	}
+	gone := c.prev.MemRemaining - r.MemRemaining
+	c.resent += gone
+	now := hypervisor.Rate(gone, step)
+	if c.drain <= 0 {
+		c.drain = now
+	}
+	// Smoothed over about a second, however often it is read.
+	w := min(1, step.Seconds())
+	c.drain = hypervisor.BytesPerSecond(w*float64(now) + (1-w)*float64(c.drain))
+}
+
+// next notes that another pass has begun since the last reading, perhaps several.
+func (c *Controller) next(r Reading, step time.Duration, share float64) {
+	passes := r.Round - max(c.round, 1)
+	speed := c.speed()
+	// When the pass began lies between the two readings: what was left at the last one was sent first.
+	sync := c.prevAt
+	if speed > 0 && passes == 1 {
+		sync = min(c.prevAt+speed.Time(c.prev.MemRemaining), r.Elapsed)
+	}
+	since := r.Elapsed - sync
+	size := r.MemRemaining
+	if passes == 1 && speed > 0 {
+		size += hypervisor.Bytes(float64(speed) * since.Seconds())
+		size = min(size, r.MemTotal)
+	}
+	ran := c.ran + time.Duration(share*float64(step-since))
+	if c.round == 0 {
+		passes, c.adopted = 2, true // nothing is known of the passes before
+	}
+	if c.round == 1 {
+		c.first = r.MemProcessed
+		ran = max(ran-r.Setup, 0)
+	} else if passes == 1 {
+		c.resent += c.prev.MemRemaining
+	}
+	if passes > 1 && c.round > 0 {
+		// Passes too short for the poll: their mean length, and the most that was seen of them.
+		ran /= time.Duration(passes)
+		size = max(size, c.prev.MemRemaining)
+	}
+	if ran > 0 && c.round > 0 && !c.blind {
+		c.seen = append(c.seen, model.Sample{Window: ran, Dirtied: size})
+		c.seen = c.seen[max(0, len(c.seen)-samples):]
+	}
+	c.sizes = append(c.sizes, size)
+	c.sizes = c.sizes[max(0, len(c.sizes)-samples):]
+	c.blind = c.round == 0
+	c.round, c.began, c.size = r.Round, sync, size
+	c.ran = time.Duration(share * float64(since))
+}
+
+// speed is how much dirtied memory is sent per second: measured, or what the link and the strategy's
+// ratio give.
+func (c *Controller) speed() hypervisor.BytesPerSecond {
+	if c.drain > 0 {
+		return c.drain
+	}
+	ratio := c.start.Prior.Ratio
+	if ratio <= 0 {
+		ratio = 1
+	}
+	return hypervisor.BytesPerSecond(float64(c.wire) / ratio)
+}
+
+// growth fits what was seen, helped by what was known before while there is little.
+func (c *Controller) growth() (model.Growth, float64, bool) {
+	seen := c.seen
+	if p := c.start.Prior.Growth; p.Rate > 0 && len(seen) < 3 {
+		known := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
+		if c.start.Prior.Receipts > 0 {
+			known = append(known, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
+		}
+		seen = append(known, seen...)
+	}
+	return model.Fit(seen, c.prev.MemTotal)
+}
+
+// plan is a way to end the migration from the present pass on.
+type plan struct {
+	share float64
+	pause time.Duration // the sending in the pause that is allowed
+	model.Forecast
+	lost time.Duration // further guest work
+}
+
+func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
+	p := plan{share: share, pause: pause}
+	p.Forecast = model.Predict(model.Input{
+		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: switchover,
+	})
+	p.lost = time.Duration((1 - share) * float64(p.Duration))
+	return p
+}
+
+// limitFor is the downtime limit for which QEMU lets the sending in the pause take so long. QEMU
+// compares what is left, uncompressed, with the bytes that go over the link.
+func (c *Controller) limitFor(pause time.Duration) time.Duration {
+	packed := 1.0
+	if c.wire > 0 && c.start.Strategy.Compression != "" {
+		packed = min(max(float64(c.speed())/float64(c.wire), 1), 4)
+	}
+	return max(time.Duration(packed*float64(pause)).Truncate(time.Millisecond), leastLimit)
+}
+
+// judge decides at the beginning of a pass.
+func (c *Controller) judge(r Reading) Decision {
+	g, spread, ok := c.growth()
+	if !ok || c.speed() <= 0 {
+		return Decision{Reason: Copying, Text: "passes leave next to nothing to send"}
+	}
+	promise := c.sending(c.start.MaxPause)
+	if c.landing > 0 {
+		return c.land(r, g)
+	}
+	shrinks := c.shrinking()
+	easy := c.try(g, 1, promise)
+	if easy.Converges && shrinks {
+		c.stuck = 0
+		return c.converging(r, g, easy)
+	}
+	if c.stuck == 0 {
+		c.stuck = max(r.Elapsed, 1)
+	}
+	c.raise(promise)
+	periodic := spread > 0.2 || c.varied()
+	if periodic && r.Elapsed-c.stuck < patience || len(c.seen) < 2 && shrinks {
+		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
+	}
+	return c.pay(r, g)
+}
+
+// converging finds the least limit that hardly delays the end, and slows the guest for the landing
+// where that saves far more time than the guest loses.
+func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
+	promise := easy.pause
+	for pause := min(firstLimit, promise); pause < promise; pause = min(pause*3/2, promise) {
+		if p := c.try(g, 1, pause); p.Converges && p.Duration <= easy.Duration+easy.Duration/20+300*time.Millisecond {
+			easy = p
+			break
+		}
+	}
+	c.raise(easy.pause)
+	if p, ok := c.slowed(g); ok {
+		total := r.Elapsed + p.Duration
+		saved := easy.Duration - p.Duration
+		if float64(saved) >= worth*float64(p.lost) && float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(total) {
+			return c.slow(r, p)
+		}
+	}
+	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
+}
+
+// slowed is what slowing the guest would do from now on; false when that is not allowed at all.
+func (c *Controller) slowed(g model.Growth) (plan, bool) {
+	if !c.start.CanThrottle || c.start.MaxSlowdown <= 0 {
+		return plan{}, false
+	}
+	p := c.try(g, leastShare, max(c.sending(c.start.MaxPause)-braked, leastLimit))
+	// It need not be slowed more than it takes to end almost as soon.
+	for share := 0.7; share > leastShare; share -= 0.1 {
+		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
+			return m, true
+		}
+	}
+	return p, p.Converges
+}
+
+func (c *Controller) slow(r Reading, p plan) Decision {
+	c.share, c.landing = p.share, r.Round
+	c.raise(p.pause)
+	return c.slowing(p)
+}
+
+func (c *Controller) slowing(p plan) Decision {
+	return Decision{Reason: Slowing, Text: fmt.Sprintf(
+		"the guest runs at %.0f %% so that passes leave less: about %s more", 100*c.share, p.Duration.Round(time.Second))}
+}
+
+// pay takes what the intent allows beyond a limit within the promise.
+func (c *Controller) pay(r Reading, g model.Growth) Decision {
+	budget := c.budget()
+	if p, ok := c.slowed(g); ok && r.Elapsed+p.Duration <= budget {
+		total := r.Elapsed + p.Duration
+		if float64(c.lost+p.lost) <= reserve*c.start.MaxSlowdown*float64(total) {
+			return c.slow(r, p)
+		}
+		// The intent is a share of the whole time: later it is affordable.
+		if whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown)); whole <= budget-budget/10 {
+			return Decision{Reason: AtPromise, Text: fmt.Sprintf(
+				"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
+				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
+		}
+	}
+	ceiling := c.sending(c.start.Ceiling)
+	need := time.Duration(margin * float64(c.speed().Time(c.floor(g))))
+	if need <= ceiling {
+		c.raise(max(need, c.sending(c.start.MaxPause)))
+		if c.stalledFor(r) < 4*patience {
+			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
+		}
+	}
+	return c.giveUp(r)
+}
+
+func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.stuck }
+
+// land watches a guest that is slowed: passes must shrink now.
+func (c *Controller) land(r Reading, g model.Growth) Decision {
+	p := c.try(g, c.share, c.sending(c.start.MaxPause))
+	if r.Round-c.landing < 4 || p.Converges && c.shrinking() {
+		return c.slowing(p)
+	}
+	if c.share > leastShare {
+		c.share, c.landing = leastShare, r.Round
+		return c.slowing(c.try(g, c.share, p.pause))
+	}
+	ceiling := c.sending(c.start.Ceiling)
+	need := time.Duration(margin * float64(c.speed().Time(slices.Min(c.sizes))))
+	if need <= ceiling && r.Round-c.landing < 12 {
+		c.raise(need)
+		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: pause limit raised to %s", c.limit.Round(time.Millisecond))}
+	}
+	return c.giveUp(r)
+}
+
+// giveUp ends the attempt, or lets post-copy end it where that is allowed. Short passes are watched
+// for a while before.
+func (c *Controller) giveUp(r Reading) Decision {
+	if c.stalledFor(r) < patience && c.seen[len(c.seen)-1].Window < patience {
+		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, waiting for a dip"}
+	}
+	c.share = 1
+	if c.start.PostCopy && c.Strategy().PostCopy {
+		return Decision{Action: StartPostCopy, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: the rest follows after the switch"}
+	}
+	return Decision{Action: Abort, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: " + c.advice()}
+}
+
+// raise brings the limit up to what lets the sending in the pause take so long.
+func (c *Controller) raise(pause time.Duration) { c.limit = max(c.limit, c.limitFor(pause)) }
+
+// shrinking reports whether the last passes each began with less than the one before them.
+func (c *Controller) shrinking() bool {
+	n := len(c.sizes)
+	return n < 3 || float64(c.sizes[n-1]) < 0.96*float64(max(c.sizes[n-2], c.sizes[n-3]))
+}
+
+// varied reports whether the last passes differ as they do under periodic load: some far smaller than
+// a later one.
+func (c *Controller) varied() bool {
+	low := hypervisor.Bytes(math.MaxInt64)
+	for _, s := range c.sizes {
+		if float64(s) > 1.5*float64(low) {
+			return true
+		}
+		low = min(low, s)
+	}
+	return false
+}
+
+// floor is what passes come down to: what the model says, or what the last ones began with, if less.
+func (c *Controller) floor(g model.Growth) hypervisor.Bytes {
+	low := slices.Min(c.sizes)
+	if f := g.Slowed(c.share).Floor(c.speed()); f > 0 {
+		return min(low, f)
+	}
+	return low
 }
 
 // advice says what would have to change for it to succeed.
-func (c *Controller) advice(s hypervisor.JobStats) string {
-	if c.lowIn == 0 {
+func (c *Controller) advice() string {
+	g, _, ok := c.growth()
+	b := c.speed()
+	if c.round <= 1 || !ok || b <= 0 {
 		return fmt.Sprintf("memory was not even sent once: it needs more time, or more bandwidth than %s", c.start.Bandwidth)
 	}
-	pause := c.start.Bandwidth.Time(c.low)
-	return fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or more bandwidth",
-		c.highest, s.Bandwidth, pause.Round(10*time.Millisecond))
+	pause := switchover + b.Time(c.floor(g))
+	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
+		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
+	if share := g.Share(b, c.sending(c.start.MaxPause)); share < 1 && share > 0 {
+		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
+	}
+	return text
 }

@@ -5,20 +5,8 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 )
-
-// Tuner decides during one attempt of a migration.
-type Tuner interface {
-	// Strategy is how the attempt must be started.
-	Strategy() hypervisor.Strategy
-	// Limit is the downtime limit that should be in force.
-	Limit() time.Duration
-	// Step takes one reading of the job.
-	Step(s hypervisor.JobStats, now time.Time) Decision
-}
-
-// Strategy implements Tuner: one plain stream.
-func (c *Controller) Strategy() hypervisor.Strategy { return hypervisor.Strategy{} }
 
 // Fixed returns one of the fixed policies of other managers, to compare with: they run through the
 // same code, by their published schedules, and keep no promise. False for an unknown name.
@@ -74,11 +62,18 @@ type fixed struct {
 // Strategy implements Tuner.
 func (f *fixed) Strategy() hypervisor.Strategy { return f.strategy }
 
+// Share implements Tuner.
+func (f *fixed) Share() float64 { return 1 }
+
+// Learned implements Tuner: fixed policies learn nothing.
+func (f *fixed) Learned() forecast.Receipt { return forecast.Receipt{} }
+
 // Limit implements Tuner.
 func (f *fixed) Limit() time.Duration { return f.downtime }
 
 // Step implements Tuner.
-func (f *fixed) Step(s hypervisor.JobStats, now time.Time) Decision {
+func (f *fixed) Step(r Reading) Decision {
+	s, now := r.JobStats, r.Now
 	if f.start.Budget > 0 && s.Elapsed > f.start.Budget && !s.Postcopy {
 		return Decision{Action: Abort, Reason: OverBudget, Text: "out of time"}
 	}
@@ -93,7 +88,7 @@ func (f *fixed) set(limit time.Duration) Decision {
 		return Decision{Reason: Copying, Text: "fixed policy"}
 	}
 	f.downtime = limit
-	return Decision{Action: SetDowntime, Limit: limit, Reason: Stalled, Text: "the schedule's next step"}
+	return Decision{Reason: Stalled, Text: "the schedule's next step"}
 }
 
 func (f *fixed) postcopyAfterPass(s hypervisor.JobStats, _ time.Time) Decision {

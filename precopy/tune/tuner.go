@@ -1,0 +1,85 @@
+package tune
+
+import (
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/forecast"
+)
+
+// Start is what is known when a migration begins, or is adopted.
+type Start struct {
+	MaxPause time.Duration // the promised pause
+	Ceiling  time.Duration // never to be exceeded; at least MaxPause
+	Budget   time.Duration // how long the migration may take; 0 computes it from memory and Bandwidth
+	// MaxSlowdown is the share of guest work that may be lost over the migration's time, 0 to 1.
+	MaxSlowdown float64
+	// CanThrottle says that the guest can be slowed at all on this host.
+	CanThrottle bool
+	// PostCopy allows a switch to post-copy when nothing else is left.
+	PostCopy bool
+	// Memory is what there is to send; the job's own figure counts where it is larger, as it is all
+	// that an adopting agent has.
+	Memory hypervisor.Bytes
+	// Bandwidth is the cap on the stream.
+	Bandwidth hypervisor.BytesPerSecond
+	// Strategy is how the stream is sent; Prior what is known of the domain.
+	Strategy hypervisor.Strategy
+	Prior    forecast.Prior
+	// Limit is the downtime limit in force, and Lost the guest work lost, when an attempt is adopted.
+	Limit time.Duration
+	Lost  time.Duration
+}
+
+// Reading is one look at a running migration.
+type Reading struct {
+	hypervisor.JobStats
+	// Share is what the guest is left of its own CPU use at present: 1 when it is not slowed.
+	Share float64
+	Now   time.Time
+}
+
+// Action is what to do now.
+type Action int
+
+// The actions. Limits and shares are no actions: they are to be kept as the tuner has them.
+const (
+	Wait Action = iota
+	Abort
+	StartPostCopy
+)
+
+// Reason is the stable word for why.
+type Reason string
+
+// The reasons.
+const (
+	Copying      Reason = "copying"        // the first pass, or passes that gain
+	Stalled      Reason = "stalled"        // passes do not gain within the limit: it rises
+	AtPromise    Reason = "at-promise"     // the limit is as high as promised: waiting for a dip
+	Slowing      Reason = "slowing"        // the guest is slowed
+	AtCeiling    Reason = "at-ceiling"     // the limit is beyond the promise, up to the ceiling
+	NotConverged Reason = "not-converging" // gave up: nothing within the intent is enough
+	OverBudget   Reason = "over-budget"    // gave up: out of time
+)
+
+// Decision is one step's outcome.
+type Decision struct {
+	Action Action
+	Reason Reason
+	Text   string // for people
+}
+
+// Tuner decides during one attempt of a migration.
+type Tuner interface {
+	// Strategy is how the attempt must be started.
+	Strategy() hypervisor.Strategy
+	// Limit is the downtime limit that should be in force.
+	Limit() time.Duration
+	// Share is what the guest should be left of its own CPU use; 1 is not slowed.
+	Share() float64
+	// Step takes one reading.
+	Step(r Reading) Decision
+	// Learned is what the attempt has shown of the domain so far: the fields that the readings tell.
+	Learned() forecast.Receipt
+}
