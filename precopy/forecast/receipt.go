@@ -1,6 +1,8 @@
 package forecast
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"drover/hypervisor"
@@ -14,7 +16,9 @@ type Receipt struct {
 	At       time.Time `json:"at"` // when it ended
 	Strategy string    `json:"strategy"`
 	Done     bool      `json:"done"`
-	Encrypt  bool      `json:"encrypt,omitempty"`
+	// Code is the stable word for why an attempt that is not Done was given up.
+	Code    string `json:"code,omitempty"`
+	Encrypt bool   `json:"encrypt,omitempty"`
 	// Memory is what there was to look at in the first pass, FirstPass what was sent of it.
 	Memory    hypervisor.Bytes `json:"memory"`
 	FirstPass hypervisor.Bytes `json:"first_pass,omitempty"`
@@ -38,6 +42,33 @@ type Receipt struct {
 	LeastShare float64 `json:"least_share,omitempty"`
 	// Limit is the downtime limit in force at the end.
 	Limit time.Duration `json:"limit,omitempty"`
+
+	// The rest is what held when it was ordered: the intent, what Basis says, and whether disks were
+	// copied too, which are in Seconds and Bytes.
+	Intent      Intent `json:"intent,omitzero"`
+	Basis       Basis  `json:"basis,omitzero"`
+	CopyStorage bool   `json:"copy_storage,omitempty"`
+}
+
+// Intent is what a migration is held to. Its meaning is that of precopy.Policy.
+type Intent struct {
+	MaxPause time.Duration `json:"max_pause,omitempty"`
+	// Ceiling is how far the pause may go when there is no other way.
+	Ceiling     time.Duration `json:"ceiling,omitempty"`
+	MaxSlowdown float64       `json:"max_slowdown,omitempty"`
+	// Budget is how long it may take; 0 computes it from memory and bandwidth.
+	Budget   time.Duration `json:"budget,omitempty"`
+	PostCopy bool          `json:"post_copy,omitempty"`
+}
+
+// Basis is what was seen of the running domain when a forecast was made.
+type Basis struct {
+	// Resident is what the domain held of its host's memory.
+	Resident hypervisor.Bytes `json:"resident,omitempty"`
+	// Dirty is the newest dirty-rate sample over a short window; nil when none was taken.
+	Dirty *hypervisor.DirtySample `json:"dirty,omitempty"`
+	// DirtyAge is how old it was.
+	DirtyAge time.Duration `json:"dirty_age,omitempty"`
 }
 
 // Keep is how many receipts a profile holds.
@@ -48,6 +79,26 @@ type Profile struct {
 	Schema   int                 `json:"schema"`
 	UUID     hypervisor.DomainID `json:"uuid"`
 	Receipts []Receipt           `json:"receipts"`
+	// Seen is when a host was last known to report the domain, to a day.
+	Seen time.Time `json:"seen,omitzero"`
+}
+
+// Learn returns the profile with the receipts that it has not, of which the newest Keep stay, and
+// whether that is another profile. A migration's ID sorts by age, and has one receipt.
+func (p Profile) Learn(receipts ...Receipt) (Profile, bool) {
+	before := p.Receipts
+	p.Receipts = slices.Clone(before)
+	for _, r := range receipts {
+		at, known := slices.BinarySearchFunc(p.Receipts, r.ID, func(have Receipt, id string) int {
+			return strings.Compare(have.ID, id)
+		})
+		if !known {
+			p.Receipts = slices.Insert(p.Receipts, at, r)
+		}
+	}
+	p.Receipts = p.Receipts[max(0, len(p.Receipts)-Keep):]
+	same := slices.EqualFunc(before, p.Receipts, func(a, b Receipt) bool { return a.ID == b.ID })
+	return p, !same
 }
 
 // Prior is what the convergence controller is told of the domain at the start.

@@ -1,0 +1,206 @@
+package forecast
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/model"
+)
+
+// How the convergence controller goes about it (precopy/tune).
+const (
+	firstLimit = 20 * time.Millisecond // of the downtime, at first
+	braked     = 30 * time.Millisecond // what a slowed guest adds to a pause
+	leastShare = 0.15                  // what a slowed guest keeps of its CPU use
+	margin     = 1.15                  // of a pause over what passes come down to
+	mostPacked = 4                     // the most that the limit makes up for compression
+	judged     = 2                     // passes after the first that it watches before it pays
+	// worth is the seconds of migration that a lost second of guest work must save, and spare the share of
+	// the time that may be lost, for a guest to be slowed that would converge anyway.
+	worth = 2.5
+	spare = 0.03
+	// reaction is what a step beyond a limit within the promise costs besides those passes.
+	reaction = time.Second
+)
+
+// end is how a course ends, the best first.
+type end int
+
+const (
+	promised end = iota // within the promise, the guest slowed within the class if need be
+	ceiling             // with a pause beyond the promise, within the ceiling
+	postCopy            // switched to post-copy
+	never
+)
+
+// circumstances are what a course depends on besides the domain.
+type circumstances struct {
+	bandwidth hypervisor.BytesPerSecond
+	memory    hypervisor.Bytes // all that the domain has
+	first     hypervisor.Bytes // what the first pass has to send, uncompressed
+	intent    Intent
+}
+
+// course is how one strategy goes.
+type course struct {
+	candidate
+	end      end
+	took     time.Duration
+	sent     hypervisor.Bytes
+	pause    time.Duration
+	slowdown float64
+	share    float64 // what the guest is left of its CPU
+	rounds   int
+	recurs   bool   // it took about the same in several like circumstances
+	why      string // for people, if it never ends
+}
+
+// play is the course of a strategy under the circumstances, by the model alone.
+func (k *known) play(c candidate, at circumstances) course {
+	g := k.growth
+	b := k.speed(at.bandwidth)
+	wire := hypervisor.Bytes(c.first * float64(at.first))
+	drain := hypervisor.BytesPerSecond(max(float64(b)/c.ratio, 1)) // of dirtied memory
+	out := course{candidate: c, share: 1, rounds: 1, took: k.setup + b.Time(wire), sent: wire}
+	rest := g.Dirtied(b.Time(wire))
+
+	// QEMU lets the rest go over once it is less than bandwidth times limit, uncompressed; the controller
+	// raises the limit by what the stream packs, up to a point.
+	fits := min(1, mostPacked*c.ratio)
+	try := func(rest hypervisor.Bytes, share float64, sending time.Duration) model.Forecast {
+		limit := time.Duration(fits * float64(sending))
+		fit := hypervisor.Bytes(float64(drain) * limit.Seconds())
+		if rest <= fit {
+			return model.Forecast{Converges: true, Pause: drain.Time(rest), Duration: drain.Time(rest), Bytes: rest}
+		}
+		return model.Predict(model.Input{Growth: g.Slowed(share), Rest: rest, Bandwidth: drain, Limit: limit})
+	}
+	land := func(f model.Forecast, e end) course {
+		out.end = e
+		out.took += f.Duration + k.switchover
+		out.sent += hypervisor.Bytes(c.ratio * float64(f.Bytes))
+		out.pause = k.switchover + f.Pause
+		out.rounds += f.Rounds
+		return out
+	}
+	promise := k.sending(at.intent.MaxPause)
+	slow := func(share float64) model.Forecast { return try(rest, share, max(promise-braked, time.Millisecond)) }
+	landSlowed := func(f model.Forecast, share float64) course {
+		out.share = share
+		out = land(f, promised)
+		out.pause += braked
+		out.slowdown = (1 - share) * f.Duration.Seconds() / max(out.took.Seconds(), 0.001)
+		return out
+	}
+	if f := try(rest, 1, promise); f.Converges {
+		for limit := min(firstLimit, promise); limit < promise; limit = limit * 3 / 2 {
+			if low := try(rest, 1, limit); low.Converges && low.Duration <= f.Duration+f.Duration/20+300*time.Millisecond {
+				f = low
+				break
+			}
+		}
+		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(worth*float64(lost(s, share))) &&
+			lost(s, share).Seconds() <= min(spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
+			return landSlowed(s, share)
+		}
+		return land(f, promised)
+	}
+	for range judged {
+		t := drain.Time(rest)
+		out.took, out.sent, out.rounds = out.took+t, out.sent+hypervisor.Bytes(c.ratio*float64(rest)), out.rounds+1
+		rest = g.Dirtied(t)
+	}
+	out.took += reaction
+	out.sent += hypervisor.Bytes(float64(b) * reaction.Seconds())
+	if f, share, ok := slowed(at, slow); ok {
+		// What may be lost is a share of the whole time: later it is more.
+		whole := seconds(lost(f, share).Seconds() / at.intent.MaxSlowdown)
+		if wait := max(whole-out.took-f.Duration, 0); wait == 0 || whole <= at.budget()*9/10 {
+			out.took += wait
+			out.sent += hypervisor.Bytes(float64(b) * wait.Seconds())
+			return landSlowed(f, share)
+		}
+	}
+	floor := g.Floor(drain)
+	need := time.Duration(margin * float64(drain.Time(floor)) / fits)
+	if need <= k.sending(at.intent.Ceiling) {
+		if f := try(rest, 1, max(need, promise)); f.Converges {
+			return land(f, ceiling)
+		}
+	}
+	out.pause = k.switchover + drain.Time(floor)
+	if at.intent.PostCopy && k.Can.PostCopy && c.strategy.Connections == 0 {
+		out.end, out.pause = postCopy, k.switchover
+		out.took, out.sent = out.took+b.Time(floor), out.sent+floor
+		return out
+	}
+	out.end = never
+	out.why = k.advice(b, drain, floor, at)
+	return out
+}
+
+// sending is the part of a pause that a downtime limit bounds.
+func (k *known) sending(pause time.Duration) time.Duration {
+	return max(pause-k.switchover, pause/4, time.Millisecond)
+}
+
+// slowed finds the least slowing of the guest that ends about as soon as the most does; false when it
+// is not allowed, or no use.
+func slowed(at circumstances, try func(share float64) model.Forecast) (f model.Forecast, share float64, ok bool) {
+	if at.intent.MaxSlowdown <= 0 {
+		return f, 1, false
+	}
+	f, share = try(leastShare), leastShare
+	for s := 0.7; s > leastShare && f.Converges; s -= 0.1 {
+		if m := try(s); m.Converges && lost(m, s) <= lost(f, share) && m.Duration <= f.Duration*5/4 {
+			return m, s, true
+		}
+	}
+	return f, share, f.Converges
+}
+
+// lost is the guest work that slowing it to the share costs.
+func lost(f model.Forecast, share float64) time.Duration {
+	return time.Duration((1 - share) * float64(f.Duration))
+}
+
+// budget is how long it may take: what was ordered, else twelve passes and a minute.
+func (at circumstances) budget() time.Duration {
+	if at.intent.Budget > 0 {
+		return at.intent.Budget
+	}
+	return seconds(60 + 12*at.bandwidth.Time(at.memory).Seconds())
+}
+
+// advice says what would have to change for it to end.
+func (k *known) advice(b, drain hypervisor.BytesPerSecond, floor hypervisor.Bytes, at circumstances) string {
+	promise := k.sending(at.intent.MaxPause)
+	text := fmt.Sprintf("it dirties memory at %s, in a working set of %s, and the link gives %s: it would take a pause of about %s, or about %s of bandwidth",
+		k.growth.Rate, k.growth.Set, b, (k.switchover + drain.Time(floor)).Round(10*time.Millisecond), k.enough(promise))
+	if share := k.growth.Share(drain, promise); share > 0 && share < 1 && at.intent.MaxSlowdown > 0 {
+		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
+	}
+	return text
+}
+
+// enough is the least bandwidth at which the floor of a plain stream can be sent within the time.
+func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
+	low, high := 0.0, float64(max(k.growth.Rate, 1))
+	for range 40 {
+		b := (low + high) / 2
+		rate := hypervisor.BytesPerSecond(b)
+		if rate.Time(k.growth.Floor(rate)) <= sending {
+			high = b
+		} else {
+			low = b
+		}
+	}
+	return hypervisor.BytesPerSecond(high)
+}
+
+// seconds is a duration that is at most what a duration holds.
+func seconds(s float64) time.Duration {
+	return time.Duration(min(max(s, 0)*float64(time.Second), math.MaxInt64/4))
+}

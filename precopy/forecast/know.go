@@ -1,0 +1,184 @@
+package forecast
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/model"
+)
+
+const (
+	// recent is how many of the newest receipts a figure is the median of.
+	recent = 3
+	// alike is how far bandwidth, memory and promise may differ in circumstances that are the same.
+	alike = 0.1
+	// changed is the factor between dirty-rate samples of now and of then from which the guest is taken
+	// to do something else now; sampledNoise is what samples differ by anyway, as QEMU looks at one page
+	// in some hundreds.
+	changed      = 2.0
+	sampledNoise = 4 * hypervisor.MiB
+	// unseenShare and unseenSet are what a guest of which nothing is known is taken to dirty: that share
+	// of the link, in that share of its memory. Most guests dirty less; few dirty so little that they
+	// need no second pass.
+	unseenShare = 0.25
+	unseenSet   = 0.25
+	// capShare is the share of the cap that streams carry: QEMU limits in slices of 100 ms. A stream that
+	// carried less than boundBelow of it was bound by something else, such as the CPU.
+	capShare   = 0.97
+	boundBelow = 0.8
+	// setup is the time before the first byte goes, from the start of the job (measured with TLS).
+	setup = 300 * time.Millisecond
+	// switchover is what a pause has besides the sending of the rest (measured with TLS: 40 to 70 ms).
+	switchover = 60 * time.Millisecond
+)
+
+// known is what there is to know of a domain before a migration, in figures.
+type known struct {
+	Input
+	receipts []Receipt // that say something of the guest, oldest first
+	growth   model.Growth
+	source   source
+	change   float64 // of the dirty rate since those receipts, as samples say; 1 if none is seen
+
+	setup, switchover time.Duration
+	share             float64                   // of the cap that is carried
+	bound             hypervisor.BytesPerSecond // of one plain stream; 0 if the cap binds
+}
+
+// source is what the growth was taken from.
+type source int
+
+const (
+	fromNothing source = iota
+	fromSample
+	fromReceipts
+)
+
+func know(in Input) *known {
+	k := &known{Input: in, change: 1}
+	for _, r := range in.Profile.Receipts {
+		if r.Done || r.Growth.Rate > 0 {
+			k.receipts = append(k.receipts, r)
+		}
+	}
+	k.setup = medianOf(k.receipts, setup, func(r Receipt) (time.Duration, bool) { return r.Setup, r.Setup > 0 })
+	k.switchover = medianOf(k.receipts, switchover, func(r Receipt) (time.Duration, bool) { return r.Switchover, r.Switchover > 0 })
+	k.share = medianOf(k.receipts, capShare, func(r Receipt) (float64, bool) {
+		return min(carried(r), 1), carried(r) >= boundBelow
+	})
+	k.bound = medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) {
+		return r.Achieved, r.Strategy == plain && r.Achieved > 0 && carried(r) < boundBelow
+	})
+	k.grow()
+	return k
+}
+
+// carried is the share of the cap that the receipt's stream carried; 0 when it is not known.
+func carried(r Receipt) float64 {
+	return float64(r.Achieved) / float64(max(wholeMiB(r.Bandwidth), 1))
+}
+
+// wholeMiB is the cap as libvirt takes it.
+func wholeMiB(b hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
+	const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
+	return max(b/mib*mib, mib)
+}
+
+// grow finds how the guest dirties memory.
+func (k *known) grow() {
+	if len(k.receipts) > 0 {
+		k.source = fromReceipts
+		k.growth = model.Growth{
+			Set:  medianOf(k.receipts, 0, func(r Receipt) (hypervisor.Bytes, bool) { return r.Growth.Set, true }),
+			Rate: medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) { return r.Growth.Rate, true }),
+		}
+		if c := k.sampledChange(); c > changed || c < 1/changed {
+			k.change = c
+			k.growth.Rate = hypervisor.BytesPerSecond(float64(k.growth.Rate) * c)
+		}
+		return
+	}
+	if k.Basis.Dirty != nil {
+		k.source = fromSample
+		samples := []model.Sample{window(k.Basis.Dirty)}
+		if k.DirtyLong != nil {
+			samples = append(samples, window(k.DirtyLong))
+		}
+		k.growth, _, _ = model.Fit(samples, k.Memory) // no growth when they saw nothing
+		return
+	}
+	k.growth = model.Growth{
+		Set:  hypervisor.Bytes(unseenSet * float64(k.firstPass())),
+		Rate: hypervisor.BytesPerSecond(unseenShare * float64(k.Bandwidth)),
+	}
+}
+
+func window(s *hypervisor.DirtySample) model.Sample {
+	return model.Sample{Window: s.Window, Dirtied: hypervisor.Bytes(float64(s.Rate) * s.Window.Seconds())}
+}
+
+// sampledChange compares the dirty-rate sample with those taken before earlier migrations.
+func (k *known) sampledChange() float64 {
+	now := k.Basis.Dirty
+	if now == nil || k.Basis.DirtyAge > sampleLife {
+		return 1
+	}
+	return medianOf(k.receipts, 1, func(r Receipt) (float64, bool) {
+		then := r.Basis.Dirty
+		if then == nil || then.Window != now.Window {
+			return 0, false
+		}
+		return float64(window(now).Dirtied+sampledNoise) / float64(window(then).Dirtied+sampledNoise), true
+	})
+}
+
+// firstPass is what the first pass sends, uncompressed.
+func (k *known) firstPass() hypervisor.Bytes {
+	held := k.Basis.Resident
+	if held <= 0 || held > k.Memory {
+		held = k.Memory
+	}
+	sent := medianOf(k.receipts, held, func(r Receipt) (hypervisor.Bytes, bool) {
+		more := hypervisor.Bytes(0)
+		if r.Basis.Resident > 0 && k.Basis.Resident > 0 {
+			// What a migration has moved holds no more zero pages than were sent: less says nothing.
+			more = max(k.Basis.Resident-r.Basis.Resident, 0)
+		}
+		return r.FirstPass + more, r.FirstPass > 0 && r.Strategy != zstd
+	})
+	return min(max(sent, hypervisor.MiB), k.Memory)
+}
+
+// speed is what a stream carries under the cap.
+func (k *known) speed(bandwidth hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
+	s := hypervisor.BytesPerSecond(k.share * float64(wholeMiB(bandwidth)))
+	if k.bound > 0 {
+		s = min(s, k.bound)
+	}
+	return max(s, 1)
+}
+
+// medianOf is the median of what the newest receipts say; otherwise when none says anything. Of two
+// it is the mean.
+func medianOf[T ~int64 | ~float64](receipts []Receipt, otherwise T, f func(Receipt) (T, bool)) T {
+	var v []T
+	for _, r := range slices.Backward(receipts) {
+		if x, ok := f(r); ok && len(v) < recent {
+			v = append(v, x)
+		}
+	}
+	if len(v) == 0 {
+		return otherwise
+	}
+	slices.Sort(v)
+	low, high := v[(len(v)-1)/2], v[len(v)/2]
+	return low + (high-low)/2
+}
+
+// near reports whether two amounts are the same for this purpose.
+func near[T ~int64 | ~float64](a, b T) bool {
+	x, y := float64(a), float64(b)
+	return math.Abs(x-y) <= alike*max(x, y)
+}
