@@ -92,14 +92,6 @@ func (p Policy) MaxPauseCeiling() time.Duration {
 	return time.Duration(max(p.MaxPauseCeilingMS, p.MaxPauseMS)) * time.Millisecond
 }
 
-// Forecast is what was expected before the start.
-type Forecast struct {
-	Seconds  float64          `json:"seconds"`
-	Bytes    hypervisor.Bytes `json:"bytes"`
-	PauseMS  int64            `json:"pause_ms"`
-	Strategy string           `json:"strategy,omitempty"`
-}
-
 // Outcome is what really happened, as libvirt's statistics of the completed job say.
 type Outcome struct {
 	Seconds float64          `json:"seconds"` // of the libvirt job, set-up and switchover included
