@@ -10,13 +10,14 @@ import (
 	"drover/store/kv"
 )
 
-// The two roots. What the fleet's picture is made of is apart from what only grows, so that a reader
-// of the picture, at its start and after each cut, does not get the past too.
+// The roots. What the fleet's picture is made of is apart from what only grows and from what is read one
+// at a time, so that a reader of the picture, at its start and after each cut, does not get these too.
 const (
 	// Root is the prefix of everything that drover keeps; an etcd role needs it.
 	Root = "/drover/"
 	live = Root + "v1/"
 	past = Root + "log/v1/"
+	lore = Root + "lore/v1/"
 )
 
 // The kinds of records below the live root.
@@ -35,6 +36,9 @@ const (
 	leaderKey        = live + "leader"
 	historyPrefix    = past + "history/"
 	eventsPrefix     = past + "events/"
+	// profilesPrefix has what earlier migrations have shown of a domain, by UUID. It is written by the
+	// leader, and goes when no host has reported the domain for [ProfileLife].
+	profilesPrefix = lore + "profiles/"
 )
 
 // The parts of a host's reports. All but partSeen are under the agent's lease.

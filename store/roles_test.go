@@ -47,6 +47,7 @@ func TestRolesWrite(t *testing.T) {
 		{leaderKey, "sd"},
 		{historyKey(id), "sd"},
 		{eventsPrefix + id, "sd"},
+		{profilesPrefix + id, "sd"},
 		{"/other/" + id, ""},
 	}
 	for _, tt := range tests {
