@@ -37,7 +37,7 @@ type Host struct {
 type Move struct {
 	VM       string // unique among the moves
 	From, To string
-	// Memory is what the domain takes on a host.
+	// Memory is what the domain takes on a host, above zero.
 	Memory hypervisor.Bytes
 	// Bytes is what the first pass sends; 0 means Memory.
 	Bytes hypervisor.Bytes
