@@ -75,7 +75,7 @@ func cannotLeave(seen hypervisor.Inspection, m Migration) *hypervisor.Blocker {
 func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks []string) (hypervisor.MigrateSpec, bool) {
 	m := d.rec.current()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
-	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory, d.brake))
+	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
 	d.limit = d.tuner.Limit()
 	spec := hypervisor.MigrateSpec{
 		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,

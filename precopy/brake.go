@@ -16,6 +16,10 @@ type Throttle interface {
 	Set(share float64) (float64, error)
 	// Busiest is what the vCPU that used most used since the call before, or since the beginning.
 	Busiest() (hypervisor.Cores, error)
+	// Least is the smallest share of a core that can be set for a vCPU that uses so much unslowed, and
+	// SetUse says that later calls of Set are about such a one.
+	Least(use hypervisor.Cores) float64
+	SetUse(use hypervisor.Cores)
 	// End gives back what was taken. It must be called.
 	End() error
 }
@@ -32,8 +36,9 @@ const brakeSilence = 0.6
 type brake struct {
 	th    Throttle // nil when the guest can't be slowed
 	log   *slog.Logger
-	use   hypervisor.Cores // of the busiest vCPU at full speed
-	share float64          // in force, of that
+	use   hypervisor.Cores // of the busiest vCPU at full speed, over the last seconds
+	read  time.Time
+	share float64 // in force, of that
 	asked float64
 }
 
@@ -52,7 +57,33 @@ func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger
 	return b
 }
 
-func (b *brake) works() bool { return b.th != nil }
+// useEvery is how often the guest's CPU use is read.
+const useEvery = time.Second
+
+// look reads what the guest uses of its CPUs, while it is not slowed.
+func (b *brake) look(now time.Time) {
+	if b.th == nil || b.share < 1 || now.Sub(b.read) < useEvery {
+		return
+	}
+	use, err := b.th.Busiest()
+	if err != nil {
+		b.log.Debug("the guest's CPU use can't be read", "err", err)
+		return
+	}
+	if b.read = now; b.use == 0 {
+		b.use = use
+	}
+	b.use = min(1, (b.use+use)/2)
+}
+
+// least is the smallest share of its own CPU use that the guest can be brought to; 1 when that is not
+// known.
+func (b *brake) least() float64 {
+	if b.th == nil || b.use <= 0 {
+		return 1
+	}
+	return min(1, b.th.Least(b.use)/float64(b.use))
+}
 
 // set brings the guest to the share of its own CPU use; it reports whether anything changed. A failure
 // leaves the guest as it was, and the tuner sees that by the share in force.
@@ -60,17 +91,13 @@ func (b *brake) set(share float64) bool {
 	if b.th == nil || share == b.asked {
 		return false
 	}
-	if b.share == 1 && share < 1 {
-		use, err := b.th.Busiest()
-		if err != nil || use < 0.01 {
-			b.log.Warn("the guest's CPU use is not known", "use", use, "err", err)
-			return false
-		}
-		b.use = min(use, 1)
-	}
 	quota := 1.0
 	if share < 1 {
-		quota = min(1, max(share*float64(b.use), 0.01))
+		if b.use <= 0 {
+			return false
+		}
+		b.th.SetUse(b.use)
+		quota = share * float64(b.use)
 	}
 	got, err := b.th.Set(quota)
 	if err != nil {

@@ -138,11 +138,11 @@ func (d *drive) carryOut(ctx context.Context) {
 	}
 }
 
-func startOf(m Migration, memory hypervisor.Bytes, b *brake) tune.Start {
+func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 	s := tune.Start{
 		MaxPause: m.Policy.MaxPause(), Ceiling: m.Policy.MaxPauseCeiling(),
 		Budget:      time.Duration(m.Policy.BudgetSeconds * float64(time.Second)),
-		MaxSlowdown: m.Policy.MaxSlowdown, CanThrottle: b.works(), PostCopy: m.Policy.PostCopy,
+		MaxSlowdown: m.Policy.MaxSlowdown, PostCopy: m.Policy.PostCopy,
 		Memory: memory, Bandwidth: m.Order.Bandwidth, Strategy: m.Order.Strategy,
 	}
 	if p := m.Order.Prior; p != nil {

@@ -84,7 +84,9 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		// The job is seen through the switchover too; that it was taken back comes as an event.
 		d.enter(Copying, "memory is being copied")
 	}
-	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Now: time.Now()})
+	now := time.Now()
+	d.brake.look(now)
+	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Least: d.brake.least(), Now: now})
 	d.report(stats, dec)
 	d.apply(pctx, dec)
 	if dec.Action == tune.StartPostCopy {
@@ -301,7 +303,7 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	}
 	// What an earlier run of the agent slowed, its end gave back: the brake is off.
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
-	start := startOf(m.Migration, memory, d.brake)
+	start := startOf(m.Migration, memory)
 	if n := len(m.Attempts); n > 0 {
 		a := m.Attempts[n-1]
 		start.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond

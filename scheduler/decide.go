@@ -11,6 +11,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 )
@@ -27,8 +28,9 @@ const (
 	answerLife = 30 * time.Second
 	// UnknownLink is assumed where a migration network's speed is not known.
 	UnknownLink hypervisor.BytesPerSecond = 1e9 / 8
-	// linkShare leaves room for what else the link carries.
-	linkShare = 0.95
+	// linkShare of a link is what memory may use: headers of TLS and TCP come to it, and a link that is
+	// full has a queue in front, which the last pages before a switchover would have to wait in.
+	linkShare = 0.90
 )
 
 // Limits bounds what runs at once on one host.
@@ -47,6 +49,8 @@ type Key struct{ Migration, Target string }
 type Result struct {
 	At       time.Time
 	Blockers []hypervisor.Blocker
+	// Profile is what earlier migrations have shown of the domain.
+	Profile forecast.Profile
 }
 
 // Memory is what a leader keeps between passes; a new leader starts with none and loses nothing but
@@ -59,6 +63,8 @@ type Memory struct {
 	DownSince map[string]time.Time
 	// Clocks is each host's clock minus the leader's, too small by the time that a report takes.
 	Clocks map[string]time.Duration
+	// Learned are the IDs of the finished migrations that were learned from.
+	Learned map[string]bool
 }
 
 // Inputs is everything that a pass depends on.
@@ -72,12 +78,13 @@ type Inputs struct {
 	Now    time.Time
 }
 
-// Decision is one thing to do: write a record, ask two hosts, or bind a host's name. Exactly one of
-// Write, Ask and Bind is set.
+// Decision is one thing to do: write a record, ask two hosts, bind a host's name, or learn from finished
+// migrations. Exactly one of its fields is set.
 type Decision struct {
 	Write *Write
 	Ask   *Ask
 	Bind  *fleet.Session
+	Learn *Lesson
 }
 
 // Write changes a migration's record.
@@ -104,6 +111,9 @@ func Decide(in Inputs) []Decision {
 		if h := in.Fleet.Hosts[name]; h.Session != nil && h.Record.LibvirtUUID == "" {
 			p.decisions = append(p.decisions, Decision{Bind: h.Session})
 		}
+	}
+	for _, l := range lessons(in.Fleet, in.Memory.Learned) {
+		p.decisions = append(p.decisions, Decision{Learn: &l})
 	}
 	unfinished := p.byPriority(in.Fleet.Unfinished())
 	for _, m := range unfinished {
@@ -285,6 +295,11 @@ func noTarget(m precopy.Stored, refused map[string][]hypervisor.Blocker) hypervi
 
 // choose goes through the targets in order until one is ordered, asked, or being asked.
 func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, refused map[string][]hypervisor.Blocker) {
+	promise, err := p.Fleet.PolicyFor(m.Migration, r.Domain)
+	if err != nil {
+		p.refuse(m, hypervisor.Blocker{Code: feasible.Policy, Detail: err.Error()})
+		return
+	}
 	var busy []string
 	for _, t := range targets {
 		if p.in[t] >= p.Limits.Incoming {
@@ -303,7 +318,12 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 			refused[t] = res.Blockers
 			continue
 		}
-		p.order(m, r, t)
+		f := Forecast(p.Fleet, r.Domain, t, promise, r.CopyStorage, res.Profile, p.Now)
+		if b := HopelessBlocker(f, promise); b != nil {
+			refused[t] = []hypervisor.Blocker{*b}
+			continue
+		}
+		p.order(m, r, t, promise, f)
 		return
 	}
 	if len(busy) > 0 {
@@ -313,12 +333,7 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 	p.none(m, refused)
 }
 
-func (p *pass) order(m precopy.Stored, r feasible.Request, target string) {
-	promise, err := p.Fleet.PolicyFor(m.Migration, r.Domain)
-	if err != nil {
-		p.refuse(m, hypervisor.Blocker{Code: feasible.Policy, Detail: err.Error()})
-		return
-	}
+func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promise precopy.Policy, f forecast.Forecast) {
 	src, dst := p.Fleet.Hosts[m.Source], p.Fleet.Hosts[target]
 	o := precopy.Order{
 		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst), Memory: r.Domain.Facts.Memory,
@@ -334,6 +349,12 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string) {
 	next := m.Migration
 	next.Phase, next.Target, next.Order, next.Policy = precopy.Queued, target, &o, promise
 	next.ReasonCode, next.Reason = "", "ordered"
+	if promise.Tuning == "" { // another manager's policy goes its own way
+		o.Strategy, o.Prior, next.Forecast = f.Strategy, &f.Prior, precopy.ForecastOf(f)
+		if f.Why != "" {
+			next.Reason = "ordered, though it may not end within the intent: " + f.Why
+		}
+	}
 	p.decisions = append(p.decisions, Decision{Write: &Write{
 		Old: m, New: next, Host: target, HostRevision: dst.RecordRevision,
 	}})

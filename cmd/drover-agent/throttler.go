@@ -24,11 +24,16 @@ func newThrottler(s *conf.Agent, log *slog.Logger) (open precopy.Throttler, clos
 		if err != nil {
 			return nil, err
 		}
-		return throttled{th}, nil
+		return throttled{th, pause}, nil
 	}, t.Close
 }
 
-type throttled struct{ *throttle.Throttle }
+type throttled struct {
+	*throttle.Throttle
+	pause time.Duration
+}
+
+func (t throttled) Least(use hypervisor.Cores) float64 { return throttle.Least(t.pause, use) }
 
 func (t throttled) Set(share float64) (float64, error) {
 	if err := t.Throttle.Set(share); err != nil {

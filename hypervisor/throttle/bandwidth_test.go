@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"drover/hypervisor"
+
 	"pgregory.net/rapid"
 )
 
@@ -33,7 +35,7 @@ func TestPlan(t *testing.T) {
 		{"below the parent", 0.7, 150 * ms, unlimited(), 0.8, Bandwidth{5 * ms, 7143 * time.Microsecond}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := plan(tc.share, tc.pause, tc.original, tc.ceiling); got != tc.want {
+			if got := plan(tc.share, slice, tc.pause, tc.original, tc.ceiling); got != tc.want {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
@@ -44,8 +46,13 @@ func TestLeast(t *testing.T) {
 	for pause, want := range map[time.Duration]float64{
 		0: 1, 10 * ms: 1, 12 * ms: 1, 20 * ms: 0.625, 50 * ms: 0.25, 150 * ms: 1.0 / 12, 900 * ms: 1.0 / 72, time.Hour: 0.01,
 	} {
-		if got := Least(pause); !near(got, want) {
-			t.Errorf("Least(%s): got %v, want %v", pause, got, want)
+		if got := Least(pause, 1); !near(got, want) {
+			t.Errorf("Least(%s) of a busy vCPU: got %v, want %v", pause, got, want)
+		}
+	}
+	for use, want := range map[hypervisor.Cores]float64{0: 1.0 / 60, 0.1: 1.0 / 60, 0.3: 1.0 / 20, 0.5: 1.0 / 12, 1: 1.0 / 12} {
+		if got := Least(150*ms, use); !near(got, want) {
+			t.Errorf("Least at a use of %v: got %v, want %v", use, got, want)
 		}
 	}
 }
@@ -68,12 +75,14 @@ func genBandwidth(name string) *rapid.Generator[Bandwidth] {
 func TestPlanBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		share := rapid.Float64Range(1e-6, 1).Draw(t, "share")
+		use := hypervisor.Cores(rapid.Float64Range(0, 1).Draw(t, "use"))
+		quota := quotaFor(float64(use))
 		pause := time.Duration(rapid.Int64Range(0, int64(2*time.Second)).Draw(t, "pause"))
 		original := genBandwidth("original").Draw(t, "original")
 		ceiling := min(genBandwidth("parent").Draw(t, "parent").Share(), original.Share())
-		got := plan(share, pause, original, ceiling)
+		got := plan(share, quota, pause, original, ceiling)
 		if got == original {
-			if share < min(1, ceiling)-0.001 && Least(pause) < min(1, ceiling)-0.001 {
+			if share < min(1, ceiling)-0.001 && Least(pause, use) < min(1, ceiling)-0.001 {
 				t.Fatalf("nothing is done for a share of %v below %v", share, ceiling)
 			}
 			return
@@ -81,8 +90,8 @@ func TestPlanBounds(t *testing.T) {
 		if got.Quota < ms || got.Period < ms || got.Period > time.Second {
 			t.Fatalf("the kernel refuses %v", got)
 		}
-		if s := got.Share(); s > max(share, Least(pause))+1e-9 || s >= min(1, ceiling) {
-			t.Fatalf("share %v: asked for %v, least %v, ceiling %v", s, share, Least(pause), ceiling)
+		if s := got.Share(); s > max(share, Least(pause, use))+1e-9 || s >= min(1, ceiling) {
+			t.Fatalf("share %v: asked for %v, least %v, ceiling %v", s, share, Least(pause, use), ceiling)
 		}
 		if silence := silentPeriods * got.Period; silence >= pause*4/5 || got.Period-got.Quota >= pause {
 			t.Fatalf("silent for %s, promised less than %s", silence, pause)
@@ -95,8 +104,9 @@ func TestPlanMonotone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a := rapid.Float64Range(0.001, 1).Draw(t, "a")
 		b := rapid.Float64Range(a, 1).Draw(t, "b")
+		quota := quotaFor(rapid.Float64Range(0, 1).Draw(t, "use"))
 		pause := time.Duration(rapid.Int64Range(0, int64(2*time.Second)).Draw(t, "pause"))
-		pa, pb := plan(a, pause, unlimited(), 1), plan(b, pause, unlimited(), 1)
+		pa, pb := plan(a, quota, pause, unlimited(), 1), plan(b, quota, pause, unlimited(), 1)
 		if pa.Share() > pb.Share() {
 			t.Fatalf("%v gives %v, %v gives %v", a, pa, b, pb)
 		}

@@ -91,7 +91,7 @@ func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name stri
 	if t.active[id] != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, ErrBusy)
 	}
-	th := &Throttle{t: t, id: id, name: name, pause: pause, share: 1}
+	th := &Throttle{t: t, id: id, name: name, pause: pause, quota: slice, share: 1}
 	if err := t.spool.locked(th.open); err != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, err)
 	}
@@ -123,6 +123,7 @@ type Throttle struct {
 
 	mu        sync.Mutex
 	pause     time.Duration
+	quota     time.Duration
 	share     float64
 	process   process
 	groups    []group
@@ -189,6 +190,14 @@ func (th *Throttle) SetPause(pause time.Duration) {
 	th.pause = pause
 }
 
+// SetUse tells what the busiest vCPU uses of a core when it is not throttled, for later calls of Set:
+// one that uses little can be given little. Without it all count as busy.
+func (th *Throttle) SetUse(use hypervisor.Cores) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	th.quota = quotaFor(float64(use))
+}
+
 // Set lets each vCPU use no more than the share of one core, 0.01 to 1; 1 takes nothing away. A share
 // below what the pause allows (see [Least]) becomes that, and one above an original limit leaves that
 // limit in force; Use tells which share is. Errors: [ErrNotRunning] when the domain's process ended,
@@ -216,7 +225,7 @@ func (th *Throttle) set(share float64) error {
 	plans := make([]Bandwidth, len(th.groups))
 	changes, effective := false, 0.0
 	for i, original := range th.originals {
-		plans[i] = plan(share, th.pause, original, min(th.ceiling, original.Share()))
+		plans[i] = plan(share, th.quota, th.pause, original, min(th.ceiling, original.Share()))
 		changes = changes || plans[i] != original
 		effective = max(effective, min(1, th.ceiling, plans[i].Share()))
 	}

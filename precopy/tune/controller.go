@@ -366,12 +366,13 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
 
 // slowed is what slowing the guest would do from now on; false when that is not allowed at all.
 func (c *Controller) slowed(g model.Growth) (plan, bool) {
-	if !c.start.CanThrottle || c.start.MaxSlowdown <= 0 {
+	deepest := max(leastShare, c.prev.Least)
+	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
-	p := c.try(g, leastShare, max(c.sending(c.start.MaxPause)-braked, leastLimit))
+	p := c.try(g, deepest, max(c.sending(c.start.MaxPause)-braked, leastLimit))
 	// It need not be slowed more than it takes to end almost as soon.
-	for share := 0.7; share > leastShare; share -= 0.1 {
+	for share := 0.7; share > deepest; share -= 0.1 {
 		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
 			return m, true
 		}
@@ -420,12 +421,12 @@ func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.
 
 // land watches a guest that is slowed: passes must shrink now.
 func (c *Controller) land(r Reading, g model.Growth) Decision {
-	p := c.try(g, c.share, c.sending(c.start.MaxPause))
+	p := c.try(g, r.Share, c.sending(c.start.MaxPause))
 	if r.Round-c.landing < 4 || p.Converges && c.shrinking() {
 		return c.slowing(p)
 	}
-	if c.share > leastShare {
-		c.share, c.landing = leastShare, r.Round
+	if deepest := max(leastShare, r.Least); c.share > deepest {
+		c.share, c.landing = deepest, r.Round
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
 	ceiling := c.sending(c.start.Ceiling)

@@ -101,7 +101,7 @@ func play(t *testing.T, w workload, link hypervisor.BytesPerSecond, strategy hyp
 		if err != nil || s.Kind != hypervisor.JobOutgoing {
 			continue
 		}
-		dec := c.Step(tune.Reading{JobStats: s, Share: share, Now: time.Now()})
+		dec := c.Step(tune.Reading{JobStats: s, Share: share, Least: 0.1, Now: time.Now()})
 		if len(e.said) == 0 || e.last.Text != dec.Text {
 			e.said = append(e.said, fmt.Sprintf("%6.1fs round %2d rest %4d MiB limit %s share %.2f %s: %s", s.Elapsed.Seconds(), s.Round, s.MemRemaining/mib, c.Limit(), c.Share(), dec.Reason, dec.Text))
 		}
@@ -123,7 +123,7 @@ func play(t *testing.T, w workload, link hypervisor.BytesPerSecond, strategy hyp
 func make2() chan error { return make(chan error, 1) }
 
 func TestMatrix(t *testing.T) {
-	start := tune.Start{MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, CanThrottle: true, Budget: 150 * time.Second}
+	start := tune.Start{MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: 150 * time.Second}
 	own := func(s tune.Start) tune.Tuner { return tune.New(s) }
 	for _, link := range []hypervisor.BytesPerSecond{mbit400, mbit200} {
 		for _, w := range matrix {

@@ -14,8 +14,6 @@ type Start struct {
 	Budget   time.Duration // how long the migration may take; 0 computes it from memory and Bandwidth
 	// MaxSlowdown is the share of guest work that may be lost over the migration's time, 0 to 1.
 	MaxSlowdown float64
-	// CanThrottle says that the guest can be slowed at all on this host.
-	CanThrottle bool
 	// PostCopy allows a switch to post-copy when nothing else is left.
 	PostCopy bool
 	// Memory is what there is to send; the job's own figure counts where it is larger, as it is all
@@ -36,6 +34,8 @@ type Reading struct {
 	hypervisor.JobStats
 	// Share is what the guest is left of its own CPU use at present: 1 when it is not slowed.
 	Share float64
+	// Least is the smallest share that it can be brought to now; 1 when it can't be slowed.
+	Least float64
 	Now   time.Time
 }
 
