@@ -12,6 +12,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
@@ -76,6 +77,12 @@ func brief(ds []Decision) []string {
 			out = append(out, "bind "+d.Bind.Host)
 		case d.Ask != nil:
 			out = append(out, "ask "+d.Ask.Key.Migration+" "+d.Ask.Key.Target)
+		case d.Learn != nil:
+			text := "learn " + string(d.Learn.Domain)
+			for _, r := range d.Learn.Receipts {
+				text += " " + r.ID
+			}
+			out = append(out, text)
 		default:
 			out = append(out, strings.TrimSpace(fmt.Sprintf("%s %s %s %s", d.Write.New.ID, d.Write.New.Phase, d.Write.New.Target, d.Write.New.ReasonCode)))
 		}
@@ -268,6 +275,7 @@ func TestOrderCarriesWhatTheAgentNeeds(t *testing.T) {
 		PeerURI: "qemu+tls://h2/system", MigrateURI: "tcp://[2001:db8::7]", TLSName: "h2",
 		Bandwidth: 47.5e6, Memory: 2 * hypervisor.GiB,
 		IssuedAt: t0, NotAfter: t0.Add(orderLife), ClockOffset: time.Minute, Leader: "me", Fence: 7,
+		Prior: &forecast.Prior{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)

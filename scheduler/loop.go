@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type Config struct {
 	Fence    int64
 	State    State
 	Orders   Orders
+	Profiles Profiles
 	Asker    Asker
 	Placer   Placer
 	Limits   Limits
@@ -47,6 +49,7 @@ type Config struct {
 const (
 	tick        = time.Second
 	pruneEvery  = 10 * time.Minute
+	tendEvery   = time.Hour
 	writesAtOne = 8 // writes of one pass under way at once
 )
 
@@ -70,7 +73,7 @@ func NewLoop(c Config) *Loop {
 	}
 	return &Loop{
 		Config: c, kick: make(chan struct{}, 1),
-		memory: Memory{Preflights: map[Key]Result{}}, clocks: clocks{},
+		memory: Memory{Preflights: map[Key]Result{}, Learned: map[string]bool{}}, clocks: clocks{},
 	}
 }
 
@@ -82,7 +85,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer cancel()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	pruned := time.Now()
+	pruned, tended := time.Now(), time.Now()
 	for {
 		if err := l.pass(ctx, &asks); err != nil {
 			return err
@@ -91,6 +94,12 @@ func (l *Loop) Run(ctx context.Context) error {
 			pruned = time.Now()
 			if err := l.Orders.Prune(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Warn("old migrations not moved to the history", "err", err)
+			}
+		}
+		if time.Since(tended) > tendEvery {
+			tended = time.Now()
+			if err := l.tend(ctx); err != nil {
+				return err
 			}
 		}
 		select {
@@ -125,6 +134,8 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 			g.Go(func() error {
 				return l.tolerate(ctx, "host not bound", l.Orders.BindHost(wctx, d.Bind.Host, d.Bind.LibvirtUUID))
 			})
+		case d.Learn != nil:
+			g.Go(func() error { return l.learn(wctx, *d.Learn) })
 		case d.Write != nil:
 			g.Go(func() error { return l.write(wctx, *d.Write) })
 		}
@@ -142,6 +153,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 			delete(l.memory.Preflights, k)
 		}
 	}
+	maps.DeleteFunc(l.memory.Learned, func(id string, _ bool) bool { _, there := snap.Migrations[id]; return !there })
 	l.memory.AwaySince, l.memory.DownSince = l.absences(snap, now)
 	l.clocks.look(snap)
 	for name, off := range l.clocks.news() {
@@ -156,7 +168,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 	}
 	out := Memory{
 		Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince,
-		Clocks: l.clocks.offsets(),
+		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned),
 	}
 	for k, v := range l.memory.Preflights {
 		out.Preflights[k] = v
@@ -196,8 +208,12 @@ func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 	l.mu.Unlock()
 	asks.Go(func() {
 		blockers := AskHosts(ctx, l.Asker, a.Request, a.Key.Target)
+		profile, err := l.Profiles.Profile(ctx, a.Request.Domain.Facts.ID)
+		if err != nil && ctx.Err() == nil {
+			l.Log.Warn("earlier migrations are not known for the forecast", "domain", a.Request.Domain.Facts.Name, "err", err)
+		}
 		l.mu.Lock()
-		l.memory.Preflights[a.Key] = Result{At: time.Now(), Blockers: blockers}
+		l.memory.Preflights[a.Key] = Result{At: time.Now(), Blockers: blockers, Profile: profile}
 		l.mu.Unlock()
 		select {
 		case l.kick <- struct{}{}:

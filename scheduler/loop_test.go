@@ -35,6 +35,7 @@ func TestRememberAbsences(t *testing.T) {
 			AwaySince:  map[string]time.Time{"h2": began, "h9": began},
 			DownSince:  map[string]time.Time{"h2": began, "h3": began, "h9": began},
 			Clocks:     map[string]time.Duration{},
+			Learned:    map[string]bool{},
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("memory (-want +got):\n%s", diff)

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"drover/cmd/internal/serve"
+	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler"
 	"drover/scheduler/fleet"
 	"drover/store"
@@ -87,7 +89,7 @@ func (t *terms) term(ctx context.Context) error {
 	}()
 	err = scheduler.NewLoop(scheduler.Config{
 		Identity: t.identity, Fence: fence.Create, State: settled{view}, Orders: orders{t.store, fence},
-		Asker: t.store, Log: t.log, Metrics: t.metrics,
+		Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
 	}).Run(ctx)
 	select {
 	case <-leadership.Done():
@@ -197,4 +199,26 @@ func (o orders) BindHost(ctx context.Context, name, libvirtUUID string) error {
 // Prune implements scheduler.Orders.
 func (o orders) Prune(ctx context.Context) error {
 	return o.store.Prune(ctx, o.fence, store.DefaultRetention())
+}
+
+// profiles learns as the leader.
+type profiles struct {
+	store *store.Store
+	fence store.Fence
+}
+
+// Profile implements scheduler.Profiles.
+func (p profiles) Profile(ctx context.Context, id hypervisor.DomainID) (forecast.Profile, error) {
+	return p.store.Profile(ctx, id)
+}
+
+// Learn implements scheduler.Profiles.
+func (p profiles) Learn(ctx context.Context, l scheduler.Lesson) error {
+	_, err := p.store.Learn(ctx, p.fence, l.Domain, l.Receipts)
+	return err
+}
+
+// Tend implements scheduler.Profiles.
+func (p profiles) Tend(ctx context.Context, reported map[hypervisor.DomainID]bool) error {
+	return p.store.TendProfiles(ctx, p.fence, reported)
 }

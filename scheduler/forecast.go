@@ -1,0 +1,62 @@
+package scheduler
+
+import (
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy"
+	"drover/precopy/forecast"
+	"drover/scheduler/fleet"
+)
+
+// Hopeless is the blocker of a migration that several earlier ones say would not end within the intent.
+const Hopeless hypervisor.BlockerCode = "forecast"
+
+// Forecast is what is to be expected of moving a domain to a host under a policy, given what its earlier
+// migrations have shown. It is pure. A target that has not reported is one of which nothing is known.
+func Forecast(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.Policy, copyStorage bool, profile forecast.Profile, now time.Time) forecast.Forecast {
+	src, dst := d.Host, s.Hosts[target]
+	if dst == nil {
+		dst = &fleet.Host{}
+	}
+	in := forecast.Input{
+		Now: now, Memory: d.Facts.Memory, Bandwidth: linkBetween(src, dst), Intent: p.Intent(), Profile: profile,
+		Basis: forecast.Basis{Resident: d.Load.Memory, Dirty: d.Load.Dirty}, DirtyLong: d.Load.DirtyLong,
+		Can: forecast.Capabilities{
+			XBZRLE: both(src, dst, "xbzrle"), Zstd: both(src, dst, "multifd-zstd"), PostCopy: both(src, dst, "postcopy"),
+		},
+	}
+	if src.Load != nil {
+		in.CacheFree = max(src.Capacity().Memory-src.Load.Memory, 0)
+		if dirty := d.Load.Dirty; dirty != nil && !dirty.At.IsZero() {
+			// By the host's clock as far as the report, by this one since.
+			in.Basis.DirtyAge = max(src.Load.At.Sub(dirty.At)+now.Sub(src.LoadSeen), 0)
+		}
+	}
+	if copyStorage {
+		for _, disk := range d.Facts.Disks {
+			if !disk.Shared && !disk.ReadOnly && disk.Source != "" {
+				in.Disks += disk.Size
+			}
+		}
+	}
+	return forecast.Of(in)
+}
+
+func both(a, b *fleet.Host, capability string) bool {
+	can := func(h *fleet.Host) bool { return h.Facts != nil && slices.Contains(h.Facts.Capabilities, capability) }
+	return can(a) && can(b)
+}
+
+// HopelessBlocker is what speaks against a migration that is sure not to end within the intent; nil when
+// it is worth trying. Another manager's policy keeps to no intent.
+func HopelessBlocker(f forecast.Forecast, p precopy.Policy) *hypervisor.Blocker {
+	if !f.Hopeless() || p.Tuning != "" {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code: Hopeless, Detail: "it would not end within the intent: " + f.Why + " (" + f.Rests() + ")",
+		Remedy: "allow a longer --max-pause, more --max-slowdown or more time, or move it when it has less to do",
+	}
+}
