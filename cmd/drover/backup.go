@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -39,6 +41,10 @@ func storeCommand() *cli.Command {
 // backup writes beside the file and renames: a FILE that exists is a whole backup.
 func backup(ctx context.Context, s *session) error {
 	path := s.word()
+	taken := fmt.Errorf("backup: %s is there already and is not overwritten: give another name, such as drover-%s.backup", path, time.Now().Format("2006-01-02"))
+	if _, err := os.Lstat(path); err == nil {
+		return taken
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".drover-backup-*")
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)
@@ -49,7 +55,9 @@ func backup(ctx context.Context, s *session) error {
 		return err
 	}
 	// A link, unlike a rename, does not replace what is there.
-	if err := os.Link(f.Name(), path); err != nil {
+	if err := os.Link(f.Name(), path); errors.Is(err, fs.ErrExist) {
+		return taken
+	} else if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	s.note("%s: %s", path, plural(n, "record"))

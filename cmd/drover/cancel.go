@@ -77,7 +77,7 @@ func (s *session) requestCancel(ctx context.Context, m precopy.Stored) (precopy.
 		}
 		stored, err := s.UpdateMigration(ctx, precopy.ActorCLI, nil, m, next)
 		if err == nil {
-			s.record(ctx, "migration-cancelled", m.ID, s.cli.String("reason"))
+			s.record(ctx, "migration-cancelled", m.ID, joinNotes(m.Domain, s.cli.String("reason")))
 		}
 		if !errors.Is(err, precopy.ErrConflict) {
 			return stored, err
@@ -135,7 +135,7 @@ func resolveMigration(ctx context.Context, s *session) error {
 	if _, err := s.UpdateMigration(ctx, precopy.ActorCLI, nil, m, next); err != nil {
 		return err
 	}
-	s.record(ctx, "migration-resolved", m.ID, next.Reason)
+	s.record(ctx, "migration-resolved", m.ID, joinNotes(m.Domain, next.Reason))
 	s.note("migration %s is closed: %s, %s runs on %s", m.ID, next.Phase, m.Domain, host)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/out"
 	"drover/store"
 )
@@ -14,15 +15,25 @@ func eventsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "events", Usage: "who did what, newest last",
 		Flags: []cli.Flag{
-			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most this many"},
+			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most `N`, the newest"},
 			watchFlag(),
 		},
-		Action: takes(0, 0, "", listing(listEvents)),
+		Action: takes(0, 0, "", limited(listing(listEvents))),
+	}
+}
+
+// limited refuses a --limit that asks for nothing.
+func limited(do cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if n := c.Int("limit"); n < 1 {
+			return cliargs.Usagef(c, "--limit %d: want at least 1", n)
+		}
+		return do(c)
 	}
 }
 
 func listEvents(ctx context.Context, s *session) (any, func() out.Table, error) {
-	list, err := s.Events(ctx, max(s.cli.Int("limit"), 1))
+	list, err := s.Events(ctx, s.cli.Int("limit"))
 	if err != nil {
 		return nil, nil, err
 	}

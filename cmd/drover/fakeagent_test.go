@@ -23,6 +23,7 @@ import (
 //	halt…   copies until it is cancelled, and the guest stops at that moment
 //	bad…    fails in mid-copy
 //	stuck…  the agent's target refuses it in preflight
+//	hung…   its QEMU does not answer
 type fakeFleet struct {
 	mu      sync.Mutex
 	domains map[string][]hypervisor.DomainFacts // by host
@@ -87,7 +88,12 @@ func (a *fakeAgent) publish(ctx context.Context) error {
 	domains := a.fleet.on(a.name)
 	load := hypervisor.HostLoad{At: time.Now(), CPU: hypervisor.Cores(len(domains)), Memory: 4 * hypervisor.GiB}
 	for _, d := range domains {
+		problem := ""
+		if strings.HasPrefix(d.Name, "hung") {
+			problem = "it does not answer"
+		}
 		load.Domains = append(load.Domains, hypervisor.DomainLoad{
+			Problem: problem,
 			ID: d.ID, State: hypervisor.StateRunning, CPU: 0.5, Memory: d.Memory, Rx: 1 << 20, Tx: 1 << 20,
 			Dirty: &hypervisor.DirtySample{Rate: 2 << 20, Window: time.Second},
 		})

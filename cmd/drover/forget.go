@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -24,15 +25,20 @@ func forgetCommand() *cli.Command {
 
 func forgetHost(ctx context.Context, s *session) error {
 	name := s.word()
-	if !s.cli.Bool("yes") {
-		return cliargs.Usagef(s.cli, "make sure that %s is gone for good, then add --yes", name)
-	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := findHost(snap, name); err != nil {
+	h, err := findHost(snap, name)
+	if err != nil {
 		return err
+	}
+	seen := ""
+	if v := viewHost(indexOf(snap), h); len(v.LastSeen) > 0 {
+		seen = "last seen there: " + strings.Join(v.LastSeen, ", ")
+	}
+	if !s.cli.Bool("yes") {
+		return cliargs.Usagef(s.cli, "make sure that %s is gone for good, then add --yes%s", name, prefixed("; ", seen))
 	}
 	for _, m := range snap.Unfinished() {
 		if m.Source == name || m.Target == name {
@@ -46,7 +52,15 @@ func forgetHost(ctx context.Context, s *session) error {
 	case err != nil:
 		return err
 	}
-	s.record(ctx, "host-forgotten", name, "")
-	s.note("%s is forgotten", name)
+	s.record(ctx, "host-forgotten", name, seen)
+	s.note("%s is forgotten%s", name, prefixed("; ", seen))
 	return nil
+}
+
+// prefixed returns nothing for nothing.
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
 }

@@ -10,24 +10,29 @@ import (
 
 	"drover/cmd/internal/out"
 	"drover/precopy"
+	"drover/store"
 )
 
 func historyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "history", Usage: "finished migrations, newest last, with what they cost",
 		Flags: []cli.Flag{
-			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most this many"},
-			&cli.StringFlag{Name: "vm", Usage: "only those of this VM `NAME`"},
+			&cli.IntFlag{Name: "limit", Aliases: []string{"n"}, Value: 50, Usage: "at most `N`, the newest"},
+			&cli.StringFlag{Name: "vm", Usage: "only those of the `VM` with that name or UUID"},
 		},
-		Action: takes(0, 0, "", listing(listHistory)),
+		Action: takes(0, 0, "", limited(listing(listHistory))),
 	}
 }
 
 // listHistory joins what the scheduler has moved to the history with what is still among the
 // migrations; an ID sorts by age.
 func listHistory(ctx context.Context, s *session) (any, func() out.Table, error) {
-	limit := max(s.cli.Int("limit"), 1)
-	old, err := s.History(ctx, limit)
+	limit, vm := s.cli.Int("limit"), s.cli.String("vm")
+	from := limit
+	if vm != "" {
+		from = store.DefaultRetention().HistoryKeep // its own may be far back
+	}
+	old, err := s.History(ctx, from)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,8 +51,18 @@ func listHistory(ctx context.Context, s *session) (any, func() out.Table, error)
 	}
 	list := []precopy.Migration{}
 	for _, m := range byID {
-		if vm := s.cli.String("vm"); vm == "" || m.Domain == vm || string(m.UUID) == vm {
+		if vm == "" || m.Domain == vm || string(m.UUID) == strings.ToLower(vm) {
 			list = append(list, m)
+		}
+	}
+	if vm != "" && len(list) == 0 {
+		// Nothing is the right answer only about a VM that there is.
+		snap, err := s.snapshot(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if x := indexOf(snap); len(snap.FindVM(vm)) == 0 && len(x.goneAs(vm)) == 0 {
+			return nil, nil, fmt.Errorf("no VM is called %q, and no finished migration is of one", vm)
 		}
 	}
 	slices.SortFunc(list, func(a, b precopy.Migration) int { return strings.Compare(a.ID, b.ID) })

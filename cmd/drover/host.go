@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -59,7 +60,8 @@ type hostView struct {
 	Capacity hypervisor.Capacity `json:"capacity"`
 	CPU      hypervisor.Cores    `json:"cpu"`
 	Memory   hypervisor.Bytes    `json:"memory"`
-	VMs      int                 `json:"vms"`
+	VMs      *int                `json:"vms,omitempty"`       // nil when it does not report now
+	LastSeen []string            `json:"last_seen,omitempty"` // VMs, when it does not
 	Outgoing int                 `json:"outgoing"`
 	Incoming int                 `json:"incoming"`
 	Agent    string              `json:"agent,omitempty"` // its version
@@ -85,9 +87,17 @@ func viewHost(x index, h *fleet.Host) hostView {
 	if h.Load != nil {
 		v.CPU, v.Memory = h.Load.CPU, h.Load.Memory
 	}
+	if h.Alive() {
+		v.VMs = new(0)
+	}
 	for _, d := range h.Domains() {
-		if d.Running() {
-			v.VMs++
+		if d.Running() && v.VMs != nil {
+			*v.VMs++
+		}
+	}
+	for _, t := range x.gone {
+		if t.host.Name == h.Name {
+			v.LastSeen = append(v.LastSeen, t.Name)
 		}
 	}
 	for _, m := range x.unfinished {
@@ -105,11 +115,7 @@ func viewHost(x index, h *fleet.Host) hostView {
 func hostState(h *fleet.Host) (state, note string) {
 	var by []string
 	for _, c := range h.Record.Cordons {
-		text := c.Holder
-		if c.Reason != "" {
-			text += ": " + c.Reason
-		}
-		by = append(by, text)
+		by = append(by, cordonText(c))
 	}
 	cordoned := ""
 	if len(by) > 0 {
@@ -124,10 +130,23 @@ func hostState(h *fleet.Host) (state, note string) {
 		return hostProblem, joinNotes(h.Load.Problem, cordoned)
 	case cordoned != "":
 		return hostCordoned, cordoned
-	case h.Load.ClockOffset.Abs() > time.Second:
-		return hostReady, "clock is off by " + out.Span(h.Load.ClockOffset.Abs())
 	}
 	return hostReady, ""
+}
+
+// cordonText is who holds a cordon and why, as "ada@desk: new fans" or "run/7 (ada@desk)".
+func cordonText(c fleet.Cordon) string {
+	text := c.Holder
+	switch {
+	case c.By != "" && c.Holder == cordonHolder:
+		text = c.By
+	case c.By != "":
+		text += " (" + c.By + ")"
+	}
+	if c.Reason != "" {
+		text += ": " + c.Reason
+	}
+	return text
 }
 
 func joinNotes(parts ...string) string {
@@ -149,8 +168,11 @@ func listHosts(ctx context.Context, s *session) (any, func() out.Table, error) {
 			None: "no hosts yet: start drover-agent on them",
 		}
 		for _, v := range views {
-			t.Add(v.Name, v.State, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory),
-				fmt.Sprint(v.VMs), fmt.Sprint(v.Outgoing), fmt.Sprint(v.Incoming), out.Shorten(v.Note, 40))
+			vms, cpu, memory := "", "", ""
+			if v.VMs != nil {
+				vms, cpu, memory = fmt.Sprint(*v.VMs), cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory)
+			}
+			t.Add(v.Name, v.State, cpu, memory, vms, fmt.Sprint(v.Outgoing), fmt.Sprint(v.Incoming), out.Shorten(v.Note, 100))
 		}
 		return t
 	}, nil
@@ -209,7 +231,7 @@ func hostTable(v hostView, h *fleet.Host) out.Table {
 	t.Add("CPU:", cpuOf(v.CPU, v.Capacity.Cores)+" cores")
 	t.Add("Memory:", fmt.Sprintf("%s in use, %s reserved for the host", memoryOf(v.Memory, v.Capacity.Memory), v.Capacity.Reserved))
 	if bw := v.Capacity.Bandwidth; bw > 0 {
-		t.Add("Migration link:", fmt.Sprintf("%.4g Mbit/s", bw.Mbit()))
+		t.Add("Migration link:", fmt.Sprintf("%.0f Mbit/s", bw.Mbit()))
 	}
 	t.Add("Migrations:", fmt.Sprintf("%d out, %d in", v.Outgoing, v.Incoming))
 	for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
@@ -226,6 +248,9 @@ func hostTable(v hostView, h *fleet.Host) out.Table {
 	}
 	for _, d := range h.Domains() {
 		t.Add("VM:", fmt.Sprintf("%s (%s, %d vCPU, %s)", d.Facts.Name, orDash(string(d.Load.State)), d.Facts.VCPUs, d.Facts.Memory))
+	}
+	for _, name := range v.LastSeen {
+		t.Add("Last seen VM:", name)
 	}
 	return t
 }
@@ -279,34 +304,51 @@ func cordon(ctx context.Context, s *session, on bool) error {
 	return fmt.Errorf("all %d hosts failed", failed)
 }
 
+// errCordoned: the cordon that was asked for is there already.
+var errCordoned = errors.New("cordoned already")
+
 func cordonOne(ctx context.Context, s *session, name string, on bool) error {
 	var before, after []fleet.Cordon
+	var mine *fleet.Cordon // the admin's, before
+	reason := s.cli.String("reason")
 	_, err := s.UpdateHost(ctx, nil, name, func(r *fleet.HostRecord) error {
-		before = r.Cordons
-		after = slices.DeleteFunc(slices.Clone(before), func(c fleet.Cordon) bool { return c.Holder == cordonHolder })
+		before, after, mine = r.Cordons, nil, nil
+		for _, c := range before {
+			if c.Holder == cordonHolder {
+				mine = &c
+			} else {
+				after = append(after, c)
+			}
+		}
+		if on && mine != nil && (reason == "" || reason == mine.Reason) {
+			return errCordoned
+		}
 		if on {
-			after = append(after, fleet.Cordon{
-				Holder: cordonHolder, By: s.actor, At: time.Now().UTC(), Reason: s.cli.String("reason"),
-			})
+			after = append(after, fleet.Cordon{Holder: cordonHolder, By: s.actor, At: time.Now().UTC(), Reason: reason})
 		}
 		r.Cordons = after
 		return nil
 	})
 	switch {
+	case errors.Is(err, errCordoned):
+		s.note("%s is cordoned already, by %s (since %s)", name, cordonText(*mine), stamp(mine.At))
+		return nil
 	case isNotFound(err):
 		return fmt.Errorf("%s is not bound yet: a scheduler does that when it first sees the agent; start one and try again", name)
 	case err != nil:
 		return err
 	case on:
-		s.record(ctx, "host-cordoned", name, s.cli.String("reason"))
+		s.record(ctx, "host-cordoned", name, reason)
 	case len(before) > len(after):
 		s.record(ctx, "host-uncordoned", name, "")
 	}
 	switch {
+	case on && mine != nil:
+		s.note("%s was cordoned already; the reason is now: %s", name, reason)
 	case on:
 		s.note("%s is cordoned: no VM comes to it any more", name)
 	case len(after) > 0:
-		s.note("%s stays cordoned by %s", name, after[0].Holder)
+		s.note("%s stays cordoned by %s", name, cordonText(after[0]))
 	case len(before) == 0:
 		s.note("%s was not cordoned", name)
 	default:

@@ -11,6 +11,7 @@ type index struct {
 	unfinished []precopy.Stored
 	moving     map[hypervisor.DomainID]precopy.Stored // the unfinished migration of a VM
 	running    map[hypervisor.DomainID]bool           // VMs that run somewhere
+	gone       []trace                                // VMs that no host reports now
 }
 
 func indexOf(s *fleet.Snapshot) index {
@@ -32,6 +33,7 @@ func indexOf(s *fleet.Snapshot) index {
 			}
 		}
 	}
+	x.gone = traces(s, x)
 	return x
 }
 

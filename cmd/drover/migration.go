@@ -13,6 +13,7 @@ import (
 	"drover/cmd/internal/out"
 	"drover/precopy"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 )
 
 // recent is how long a finished migration stays in the list.
@@ -37,8 +38,9 @@ func migrationCommand() *cli.Command {
 			},
 			{
 				Name: "watch", Usage: "follow one migration to its end, or all that are under way", ArgsUsage: "[ID|VM]",
-				Description: "Exit status as of migrate --wait: 0 done, 1 failed, 3 done though cancelled.",
-				Action:      takes(0, 1, "", watchMigration),
+				Description: "Of one, the exit status is as of migrate --wait: 0 done, 1 failed, 3 done though cancelled.\n" +
+					"Without one, it ends with 0 once no migration is under way.",
+				Action: takes(0, 1, "", watchMigration),
 			},
 			cancelCommand(),
 			resolveCommand(),
@@ -59,17 +61,20 @@ func listMigrations(ctx context.Context, s *session) (any, func() out.Table, err
 		}
 		shown = append(shown, m.Migration)
 	}
-	slices.SortFunc(shown, func(a, b precopy.Migration) int { return strings.Compare(a.ID, b.ID) })
-	return shown, func() out.Table {
-		t := out.Table{
-			Head: []string{"ID", "VM", "FROM", "TO", "PHASE", "TIME", "PAUSE"},
-			None: "no migrations",
-		}
-		for _, m := range shown {
-			t.Add(m.ID, m.Domain, m.Source, m.Target, phaseText(m), out.Span(lasted(m, now)), pauseText(m))
-		}
-		return t
-	}, nil
+	return shown, func() out.Table { return migrationsTable(shown, "no migrations") }, nil
+}
+
+func migrationsTable(list []precopy.Migration, none string) out.Table {
+	t := out.Table{
+		Head: []string{"ID", "VM", "FROM", "TO", "PHASE", "TIME", "PAUSE"},
+		None: none,
+	}
+	slices.SortFunc(list, func(a, b precopy.Migration) int { return strings.Compare(a.ID, b.ID) })
+	now := time.Now()
+	for _, m := range list {
+		t.Add(m.ID, m.Domain, m.Source, m.Target, phaseText(m), out.Span(lasted(m, now)), pauseText(m))
+	}
+	return t
 }
 
 func phaseText(m precopy.Migration) string {
@@ -262,17 +267,18 @@ func migrationTable(m precopy.Migration) out.Table {
 	return t
 }
 
+// promiseText writes values as the policy's documents do.
 func promiseText(p precopy.Policy) string {
-	text := fmt.Sprintf("pause at most %d ms", p.MaxPauseMS)
+	text := "pause at most " + policy.Duration(p.MaxPause()).String()
 	if p.MaxPauseCeilingMS > p.MaxPauseMS {
-		text += fmt.Sprintf(" (up to %d ms if there is no other way)", p.MaxPauseCeilingMS)
+		text += fmt.Sprintf(" (up to %s if there is no other way)", policy.Duration(p.MaxPauseCeiling()))
 	}
-	text += fmt.Sprintf(", slowdown at most %.0f %%", p.MaxSlowdown*100)
+	text += fmt.Sprintf(", slowdown at most %.4g%%", p.MaxSlowdown*100)
 	if p.Tuning != "" {
 		text = fmt.Sprintf("none on pause and slowdown (tuned as %s, for comparison)", p.Tuning)
 	}
 	if p.BudgetSeconds > 0 {
-		text += fmt.Sprintf(", done within %.4g s", p.BudgetSeconds)
+		text += ", done within " + policy.Duration(p.BudgetSeconds*float64(time.Second)).String()
 	}
 	if p.PostCopy {
 		text += ", post-copy allowed"
@@ -283,7 +289,7 @@ func promiseText(p precopy.Policy) string {
 	return text
 }
 
-// watchMigration follows one migration, or lists all that are under way again and again.
+// watchMigration follows one migration, or lists those that were under way since it began, until none is.
 func watchMigration(c *cli.Context) error {
 	if c.Args().Present() {
 		return long(func(ctx context.Context, s *session) error {
@@ -296,5 +302,25 @@ func watchMigration(c *cli.Context) error {
 			return s.follow(ctx, m)
 		})(c)
 	}
-	return watching(listMigrations)(c)
+	followed := map[string]bool{}
+	return watching(func(ctx context.Context, s *session) (any, func() out.Table, error) {
+		all, err := s.ListMigrations(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		shown, under := []precopy.Migration{}, 0
+		for _, m := range all {
+			if !m.Phase.Final() {
+				followed[m.ID] = true
+				under++
+			}
+			if followed[m.ID] {
+				shown = append(shown, m.Migration)
+			}
+		}
+		if under == 0 {
+			err = out.ErrOver
+		}
+		return shown, func() out.Table { return migrationsTable(shown, "no migration is under way") }, err
+	})(c)
 }

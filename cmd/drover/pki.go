@@ -90,7 +90,9 @@ func certificateOf(i pki.Identity) certificate {
 func pkiInit(c *cli.Context) error {
 	dir := c.String("dir")
 	ca, err := pki.CreateCA(dir, pki.CAOptions{})
-	if err != nil {
+	if errors.Is(err, pki.ErrExists) {
+		return fmt.Errorf("%s has an authority already: drover pki host NAME --dir %[1]s issues from it; for another one give another --dir", dir)
+	} else if err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.ErrWriter, "authority made; it expires on %s. Keep %s secret.\n",
@@ -121,7 +123,9 @@ func pkiIssue(c *cli.Context, role pki.Role) error {
 		return err
 	}
 	identity, err := ca.Issue(request)
-	if err != nil {
+	if errors.Is(err, pki.ErrExists) {
+		return fmt.Errorf("%w: issued already; drover pki renew --dir %s issues it anew before it expires", err, c.String("dir"))
+	} else if err != nil {
 		return usageIf(c, err, pki.ErrName)
 	}
 	print, err := printer(c)
@@ -139,18 +143,22 @@ func withDefault[T comparable](list []T, v T) []T {
 }
 
 func loadCA(c *cli.Context) (*pki.CA, error) {
-	dir := c.String("dir")
-	ca, err := pki.LoadCA(dir)
-	if errors.Is(err, pki.ErrNotFound) {
-		return nil, fmt.Errorf("%w: make it with drover pki init --dir %s", err, dir)
+	ca, err := pki.LoadCA(c.String("dir"))
+	return ca, noCA(c, err)
+}
+
+// noCA adds to an error about an authority that is not there what to do.
+func noCA(c *cli.Context, err error) error {
+	if !errors.Is(err, pki.ErrNotFound) {
+		return err
 	}
-	return ca, err
+	return fmt.Errorf("no authority in %s: say with --dir where it is, or make it with drover pki init --dir %[1]s", c.String("dir"))
 }
 
 func pkiList(c *cli.Context) error {
 	identities, err := pki.List(c.String("dir"))
 	if err != nil {
-		return err
+		return noCA(c, err)
 	}
 	return printCertificates(c, identities, "no certificates")
 }
@@ -161,6 +169,9 @@ func pkiRenew(c *cli.Context) error {
 		return cliargs.Usagef(c, "--within: %w", err)
 	}
 	renewed, err := pki.Renew(c.String("dir"), within)
+	if errors.Is(err, pki.ErrNotFound) {
+		return noCA(c, err)
+	}
 	if perr := printCertificates(c, renewed, "nothing expires that soon"); err == nil {
 		err = perr
 	}

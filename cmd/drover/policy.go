@@ -74,6 +74,9 @@ func showPolicy(ctx context.Context, s *session) error {
 	return writeTables(s.cli.App.Writer, policyTables(snap)...)
 }
 
+// reckoned is the budget that nobody set: it is reckoned for each migration, from size and link.
+const reckoned = "reckoned"
+
 // writeTables writes tables with an empty line between, those without rows not at all.
 func writeTables(w io.Writer, tables ...out.Table) error {
 	first := true
@@ -104,7 +107,7 @@ func policyTables(snap *fleet.Snapshot) []out.Table {
 	classes := out.Table{Head: []string{"CLASS", "MAX-PAUSE", "CEILING", "SLOWDOWN", "BUDGET", "POST-COPY", "ENCRYPT", "PRIORITY", "COOLDOWN", "PINNED", "VMS"}}
 	for _, name := range doc.Names() {
 		c, _ := doc.Effective(name)
-		budget := "reckoned"
+		budget := reckoned
 		if *c.Budget > 0 {
 			budget = c.Budget.String()
 		}
@@ -163,6 +166,9 @@ func checkPolicy(ctx context.Context, s *session) error {
 	head.Add("Promise:", promiseText(decided.Policy))
 	values := out.Table{Head: []string{"FIELD", "VALUE", "FROM"}}
 	for _, v := range decided.Values {
+		if v.Field == "budget" && decided.Policy.BudgetSeconds == 0 {
+			v.Value = reckoned
+		}
 		values.Add(v.Field, v.Value, v.From)
 	}
 	return writeTables(s.cli.App.Writer, head, values)

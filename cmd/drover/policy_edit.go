@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"regexp"
@@ -41,6 +42,8 @@ type editing struct {
 	file string
 	base *fleet.Snapshot // what the document began from
 	text []byte          // without remarks
+	// given is the text before anybody worked on it.
+	given []byte
 	// raced says that the remarks are about what others changed: to delete them is an answer, too.
 	raced bool
 }
@@ -53,9 +56,10 @@ func editPolicy(ctx context.Context, s *session) error {
 		return err
 	}
 	e := &editing{s: s, base: snap}
-	if e.text, err = documentText(asFile(snap.Policy)); err != nil {
+	if e.given, err = documentText(asFile(snap.Policy)); err != nil {
 		return err
 	}
+	e.text = e.given
 	f, err := os.CreateTemp("", "drover-policy-*.yaml")
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
@@ -69,17 +73,27 @@ func editPolicy(ctx context.Context, s *session) error {
 		remarks = append(remarks, "The stored policy can't be read: "+snap.Policy.Fault, "What you save takes its place.")
 	}
 	p, err := e.run(ctx, remarks)
-	if err != nil && !errors.Is(err, errUnchanged) {
+	if err != nil && e.touched() {
 		return fmt.Errorf("nothing was applied; your text is kept in %s: %w", e.file, err)
 	}
-	if rerr := os.Remove(e.file); rerr != nil {
+	if rerr := os.Remove(e.file); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 		s.note("drover: %v", rerr)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, errUnchanged):
 		s.note("nothing was applied: %v", err)
 		return nil
+	case err != nil:
+		return fmt.Errorf("nothing was applied: %w", err)
 	}
 	return s.answerProposal(p)
+}
+
+// touched reports whether the file holds text that is a person's work.
+func (e *editing) touched() bool {
+	text, err := os.ReadFile(e.file)
+	text = withoutRemarks(text)
+	return err == nil && !bytes.Equal(text, e.given) && len(bytes.TrimSpace(text)) > 0
 }
 
 // bounded reads the fleet within --timeout.

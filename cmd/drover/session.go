@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,8 +176,8 @@ func listing(show view) cli.ActionFunc {
 	}
 }
 
-// watching is a command that prints its view until it is interrupted. While the store is away it says
-// so and goes on.
+// watching is a command that prints its view until it is interrupted or the view is over ([out.ErrOver]).
+// While the store is away it says so and goes on.
 func watching(show view) cli.ActionFunc {
 	return long(func(ctx context.Context, s *session) error {
 		away := false
@@ -191,11 +192,11 @@ func watching(show view) cli.ActionFunc {
 				return nil
 			case errors.Is(err, kv.ErrUnavailable):
 				return nil
-			case err != nil:
+			case err != nil && !errors.Is(err, out.ErrOver):
 				return err
 			}
 			away = false
-			return s.format.Print(w, value, table)
+			return cmp.Or(s.format.Print(w, value, table), err)
 		})
 	})
 }

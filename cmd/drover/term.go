@@ -161,9 +161,11 @@ func fleetRows(s *fleet.Snapshot) []serve.Row {
 	x := indexOf(s)
 	var rows []serve.Row
 	for _, name := range s.HostNames() {
-		v := viewHost(x, s.Hosts[name])
-		rows = append(rows, serve.Row{Name: name, Value: joinNotes(v.State, v.Note,
-			fmt.Sprintf("%d VMs, CPU %s, memory %s", v.VMs, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory)))})
+		v, figures := viewHost(x, s.Hosts[name]), ""
+		if v.VMs != nil {
+			figures = fmt.Sprintf("%d VMs, CPU %s, memory %s", *v.VMs, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory))
+		}
+		rows = append(rows, serve.Row{Name: name, Value: joinNotes(v.State, v.Note, figures)})
 	}
 	for _, m := range x.unfinished {
 		rows = append(rows, serve.Row{Name: "migration of " + m.Domain, Value: fmt.Sprintf("%s -> %s, %s: %s", m.Source, m.Target, m.Phase, m.Reason)})

@@ -48,14 +48,24 @@ type vmView struct {
 	DirtyRate hypervisor.BytesPerSecond `json:"dirty_rate,omitempty"`
 	NetRate   hypervisor.BytesPerSecond `json:"net_rate"`
 	Migration string                    `json:"migration,omitempty"` // the unfinished one, as "to HOST, PHASE"
+	Problem   string                    `json:"problem,omitempty"`   // why the figures are old
 	Blockers  []hypervisor.Blocker      `json:"blockers,omitempty"`
+}
+
+// goneVM is a VM that no host reports now. Nothing else is known of it.
+type goneVM struct {
+	Name string              `json:"name"`
+	UUID hypervisor.DomainID `json:"uuid"`
+	Host string              `json:"host"` // where it was last seen
+	// LastSeen is always true: it tells these from the others.
+	LastSeen bool `json:"last_seen"`
 }
 
 func viewVM(x index, d fleet.Domain) vmView {
 	v := vmView{
 		Name: d.Facts.Name, UUID: d.Facts.ID, Host: d.Host.Name, State: d.Load.State,
 		VCPUs: d.Facts.VCPUs, Memory: d.Facts.Memory, CPU: d.Load.CPU,
-		NetRate: d.Load.Rx + d.Load.Tx, Blockers: d.Facts.Blockers,
+		NetRate: d.Load.Rx + d.Load.Tx, Blockers: d.Facts.Blockers, Problem: d.Load.Problem,
 	}
 	if d.Load.Dirty != nil {
 		v.DirtyRate = d.Load.Dirty.Rate
@@ -82,27 +92,32 @@ func listVMs(ctx context.Context, s *session) (any, func() out.Table, error) {
 			return nil, nil, err
 		}
 	}
-	x, views := indexOf(snap), []vmView{}
-	for _, d := range snap.Domains() {
-		if host == "" || d.Host.Name == host {
-			views = append(views, viewVM(x, d))
-		}
+	t := out.Table{
+		Head: []string{"VM", "HOST", "STATE", "VCPUS", "MEMORY", "CPU", "DIRTY", "MIGRATION", "PROBLEM"},
+		None: "no VMs",
 	}
-	return views, func() out.Table {
-		t := out.Table{
-			Head: []string{"VM", "HOST", "STATE", "VCPUS", "MEMORY", "CPU", "DIRTY", "MIGRATION"},
-			None: "no VMs",
+	x, views := indexOf(snap), []any{}
+	for _, d := range snap.Domains() {
+		if host != "" && d.Host.Name != host {
+			continue
 		}
-		for _, v := range views {
-			dirty := ""
-			if v.DirtyRate > 0 {
-				dirty = v.DirtyRate.String()
-			}
-			t.Add(v.Name, v.Host, string(v.State), fmt.Sprint(v.VCPUs), v.Memory.String(),
-				fmt.Sprintf("%.1f", float64(v.CPU)), dirty, v.Migration)
+		v, dirty := viewVM(x, d), ""
+		if v.DirtyRate > 0 {
+			dirty = v.DirtyRate.String()
 		}
-		return t
-	}, nil
+		views = append(views, v)
+		t.Add(v.Name, v.Host, string(v.State), fmt.Sprint(v.VCPUs), v.Memory.String(),
+			fmt.Sprintf("%.1f", float64(v.CPU)), dirty, v.Migration, v.Problem)
+	}
+	for _, g := range x.gone {
+		if host != "" && g.host.Name != host {
+			continue
+		}
+		state, _ := hostState(g.host)
+		views = append(views, goneVM{g.Name, g.ID, g.host.Name, true})
+		t.Add(g.Name, g.host.Name, "host "+state, "", "", "", "", "", "last seen there, not reported now")
+	}
+	return views, func() out.Table { return t }, nil
 }
 
 func showVM(ctx context.Context, s *session) (any, func() out.Table, error) {
@@ -141,7 +156,7 @@ func vmTable(v vmView, d fleet.Domain) out.Table {
 	t.Add("Host:", v.Host)
 	t.Add("State:", string(v.State))
 	t.Add("CPU:", fmt.Sprintf("%.1f of %d vCPUs", float64(v.CPU), v.VCPUs))
-	t.Add("Memory:", fmt.Sprintf("%s, %s of it resident", v.Memory, d.Load.Memory))
+	t.Add("Memory:", fmt.Sprintf("%s; its process holds %s of the host's", v.Memory, d.Load.Memory))
 	if s := d.Load.Dirty; s != nil {
 		t.Add("Dirties memory:", fmt.Sprintf("%s, sampled over %s", s.Rate, out.Span(s.Window)))
 	}
@@ -156,6 +171,9 @@ func vmTable(v vmView, d fleet.Domain) out.Table {
 	}
 	if v.Migration != "" {
 		t.Add("Migration:", v.Migration)
+	}
+	if v.Problem != "" {
+		t.Add("Problem:", v.Problem)
 	}
 	for _, b := range v.Blockers {
 		t.Add("Can't move:", blockerText(b))
@@ -193,7 +211,7 @@ func findVM(snap *fleet.Snapshot, word string) (fleet.Domain, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return fleet.Domain{}, fmt.Errorf("no VM is called %q (drover vm list shows all)", word)
+		return fleet.Domain{}, notFound(snap, x, word)
 	}
 	var names []string
 	for _, d := range found {

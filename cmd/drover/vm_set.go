@@ -32,7 +32,7 @@ func vmSetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "set", Usage: "give a VM a class, labels, values of its own, or pin it to its host", ArgsUsage: "VM", Description: vmSetHelp,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "class", Usage: "the policy class of that `NAME`; '' leaves it to the rules"},
+			&cli.StringFlag{Name: "class", Usage: "have it in the policy class `NAME`, whatever the rules say; '' leaves it to them again"},
 			toggle("pinned", "never move it; --pinned=false lets it move whatever its class says"),
 			&cli.StringSliceFlag{Name: "label", Usage: "set the label `KEY=VALUE`; may stand again"},
 			&cli.StringSliceFlag{Name: "unset", Usage: "remove the label `KEY`; may stand again"},
@@ -179,7 +179,7 @@ func recordText(r policy.VMRecord) string {
 		parts = append(parts, own)
 	}
 	if len(parts) == 0 {
-		return "nothing"
+		return "all as the policy's rules say"
 	}
 	return strings.Join(parts, ", ")
 }

@@ -33,7 +33,7 @@ type Decision struct {
 type Value struct {
 	Field string `json:"field"`
 	Value string `json:"value"`
-	From  string `json:"from"` // "set on the VM", "class gold", "default" or "built in"
+	From  string `json:"from"` // "set on the VM", "class gold", "default" or "built in"; in words for a ceiling that gave way
 }
 
 // Origin says where the field's value comes from, as in [Value].
@@ -113,7 +113,8 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 		whole = whole.over(l.class)
 	}
 	// A value set on the VM may have outgrown what its class says by now.
-	if *whole.MaxPauseCeiling < *whole.MaxPause {
+	ceiling := *whole.MaxPauseCeiling
+	if ceiling < *whole.MaxPause {
 		whole.MaxPauseCeiling = whole.MaxPause
 	}
 	var f Faults
@@ -121,6 +122,11 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 		return Decision{}, f
 	}
 	out.Values = origins(whole, layers)
+	for i, v := range out.Values {
+		if v.Field == "max_pause_ceiling" && ceiling != *whole.MaxPauseCeiling {
+			out.Values[i].From = fmt.Sprintf("max_pause (%s: %s, which is less)", v.From, ceiling)
+		}
+	}
 	out.Pinned, out.Cooldown = *whole.Pinned, time.Duration(*whole.Cooldown)
 	out.Policy = precopy.Policy{
 		Class:             class,

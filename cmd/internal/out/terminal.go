@@ -3,6 +3,7 @@ package out
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -23,9 +24,12 @@ func Terminal(w io.Writer) (width int, ok bool) {
 	return width, true
 }
 
+// ErrOver: what a watch shows will not change any more.
+var ErrOver = errors.New("over")
+
 // Watch renders every period until ctx ends, which is no error. A terminal is redrawn; anything else
 // gets a rendering only when it differs from the one before, so that a log of changes results. An
-// error of render ends the watch.
+// error of render ends the watch; ErrOver ends it well, after what came with it.
 func Watch(ctx context.Context, w io.Writer, period time.Duration, render func(context.Context, io.Writer) error) error {
 	_, redraw := Terminal(w)
 	var last []byte
@@ -33,10 +37,12 @@ func Watch(ctx context.Context, w io.Writer, period time.Duration, render func(c
 	defer ticker.Stop()
 	for {
 		var b bytes.Buffer
-		if err := render(ctx, &b); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		err := render(ctx, &b)
+		over := errors.Is(err, ErrOver)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
+		case err != nil && !over:
 			return err
 		}
 		if !bytes.Equal(b.Bytes(), last) {
@@ -49,6 +55,9 @@ func Watch(ctx context.Context, w io.Writer, period time.Duration, render func(c
 				return err
 			}
 			last = bytes.Clone(b.Bytes())
+		}
+		if over {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
