@@ -84,7 +84,7 @@ func (s *memStore) write(actor Actor, old Stored, m Migration) (Stored, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, ok := s.records[m.ID]
-	if !ok || now.Revision != old.Revision {
+	if !ok || now.Past || now.Revision != old.Revision {
 		return Stored{}, fmt.Errorf("store: %s: %w", m.ID, ErrConflict)
 	}
 	if err := CheckTransition(now.Phase, m.Phase, actor); err != nil {
@@ -92,6 +92,16 @@ func (s *memStore) write(actor Actor, old Stored, m Migration) (Stored, error) {
 		return Stored{}, err
 	}
 	return s.put(m), nil
+}
+
+// retire moves a record to the history.
+func (s *memStore) retire(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rev++
+	rec := s.records[id]
+	rec.Revision, rec.Past = s.rev, true
+	s.records[id] = rec
 }
 
 // edit changes a record as somebody else (the leader, the command line) would.

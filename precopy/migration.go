@@ -174,4 +174,6 @@ type Stored struct {
 	Migration
 	Revision int64  `json:"-"`
 	Raw      []byte `json:"-"`
+	// Past says that the record was moved to the history: it can't be changed any more.
+	Past bool `json:"-"`
 }

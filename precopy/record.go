@@ -19,7 +19,7 @@ type record struct {
 
 	mu      sync.Mutex
 	stored  Stored // as last read or written
-	gone    bool   // the store has it no more
+	gone    bool   // the store has it no more, or only in the history
 	pending []func(*Migration)
 	kick    chan struct{}
 }
@@ -161,7 +161,7 @@ func (r *record) next() (old Stored, m Migration, n int) {
 // reread takes over what the store has after a conflict.
 func (r *record) reread(ctx context.Context, old Stored, conflict error) error {
 	fresh, err := r.queue.Get(ctx, old.ID)
-	if errors.Is(err, ErrConflict) {
+	if errors.Is(err, ErrConflict) || err == nil && fresh.Past {
 		r.setGone()
 		return errGone
 	}

@@ -134,15 +134,22 @@ func TestRecordFinishedBySomebodyElse(t *testing.T) {
 }
 
 func TestRecordGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := newMemStore()
-		r := newRecord(store.register("a"), recordIn(store, Copying))
-		delete(store.records, "m1")
-		r.change(func(m *Migration) { m.Phase = Done })
-		if err := r.flush(t.Context()); !errors.Is(err, errGone) {
-			t.Errorf("flush: %v, want %v", err, errGone)
-		}
-	})
+	for name, vanish := range map[string]func(*memStore){
+		"deleted":        func(s *memStore) { delete(s.records, "m1") },
+		"in the history": func(s *memStore) { s.retire("m1") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := newMemStore()
+			r := newRecord(store.register("a"), recordIn(store, Done))
+			vanish(store)
+			r.change(func(m *Migration) { m.Notes = appendNew(m.Notes, "late") })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := r.flush(ctx); !errors.Is(err, errGone) || !r.isGone() {
+				t.Errorf("%s: flush: %v, gone %v, want %v", name, err, r.isGone(), errGone)
+			}
+		})
+	}
 }
 
 // TestRecordFlushEndsWithItsContext holds one write up in the store; a second flush must not wait for

@@ -54,14 +54,14 @@ func (d *drive) contradicted(ctx context.Context, m Migration) string {
 	return ""
 }
 
-// untidied reports whether a person closed the record and this host has not looked at it since.
-func untidied(m Migration) bool {
+// Untidied reports whether a person closed the record and its source's agent has not looked at it since.
+func (m Migration) Untidied() bool {
 	return m.Phase.Final() && m.ReasonCode == ResolvedByHand && m.Started != nil && !m.Tidied
 }
 
 // markTidied keeps later runs of the agent from looking again.
 func (d *drive) markTidied(ctx context.Context) {
-	if !untidied(d.rec.current().Migration) {
+	if !d.rec.current().Untidied() {
 		return
 	}
 	d.rec.change(func(m *Migration) { m.Tidied = true })

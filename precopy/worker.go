@@ -107,7 +107,7 @@ func (w *Worker) takeOutgoing(ctx context.Context, rec Stored) {
 		return
 	}
 	delete(w.waiting, rec.ID)
-	if rec.Phase.Final() && (w.over[rec.ID] || !untidied(rec.Migration)) {
+	if rec.Phase.Final() && (w.over[rec.ID] || !rec.Untidied()) {
 		delete(w.over, rec.ID)
 		return
 	}
@@ -235,6 +235,16 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	}
 	if err != nil {
 		return err
+	}
+	if rec.Past {
+		// Resolved without this agent, and other migrations of the guest have followed: the record
+		// stands as it is, what is left here goes all the same.
+		if !e.Leave {
+			if _, err := w.tidy(ctx, rec.Migration, e.Phase); err != nil {
+				return err
+			}
+		}
+		return w.Spool.Remove(e.ID)
 	}
 	if rec, err = w.catchUp(ctx, rec, e.Phase); err != nil {
 		return err

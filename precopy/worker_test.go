@@ -364,6 +364,38 @@ func TestSpoolDoesNotBlock(t *testing.T) {
 	})
 }
 
+// TestSpoolOfARecordInTheHistory starts an agent that has the outcome of a migration which others
+// resolved and put away while it was gone: what is left to do on its host is done, once.
+func TestSpoolOfARecordInTheHistory(t *testing.T) {
+	inWorld(t, autostarted, func(w *world) {
+		const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
+		if err := w.fleet.AddDomain("a", sim.DomainConfig{ID: other, Memory: 32 << 20}); err != nil {
+			w.t.Fatal(err)
+		}
+		s, err := OpenSpool(w.src.spool)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if err := s.Put(Spooled{ID: "0190-m0", Phase: Failed, Reason: "rolled back"}); err != nil {
+			w.t.Fatal(err)
+		}
+		w.store.create(Migration{Schema: Schema, ID: "0190-m0", UUID: other, Source: "a", Target: "b", Phase: Failed, Reason: "seen on a", Autostart: true})
+		w.store.retire("0190-m0")
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		w.awaitFinal(2 * time.Minute)
+		if left, err := s.List(); err != nil || len(left) > 0 {
+			w.t.Errorf("still in the spool: %v, %v", left, err)
+		}
+		if !w.src.host.Autostart(other) {
+			w.t.Error("the autostart flag was not restored")
+		}
+		if rec := w.store.get("0190-m0"); rec.Reason != "seen on a" {
+			w.t.Errorf("the record was changed: %+v", rec)
+		}
+	})
+}
+
 // TestSpoolAfterARestoredStore starts an agent that has the outcome of a migration which the store,
 // brought back from a backup, still has before the libvirt call.
 func TestSpoolAfterARestoredStore(t *testing.T) {

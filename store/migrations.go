@@ -108,8 +108,8 @@ func (s *Store) whyNotCreated(ctx context.Context, m precopy.Migration, fence []
 	return there, false, err
 }
 
-// GetMigration reads a record, from the history when it was moved there; such a one can't be changed
-// any more. kv.ErrNotFound when there is none.
+// GetMigration reads a record, from the history when it was moved there; such a one is Past, and can't be
+// changed any more. kv.ErrNotFound when there is none.
 func (s *Store) GetMigration(ctx context.Context, id string) (precopy.Stored, error) {
 	r, err := s.migrations().Get(ctx, id)
 	if !errors.Is(err, kv.ErrNotFound) {
@@ -117,7 +117,9 @@ func (s *Store) GetMigration(ctx context.Context, id string) (precopy.Stored, er
 	}
 	old := Table[precopy.Migration]{s, historyPrefix, "migration"}
 	r, err = old.Get(ctx, id)
-	return stored(r), err
+	out := stored(r)
+	out.Past = err == nil
+	return out, err
 }
 
 // ListMigrations reads all records but those in the history, oldest first.
