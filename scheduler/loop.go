@@ -28,7 +28,9 @@ type State interface {
 type Orders interface {
 	Update(ctx context.Context, w Write) (precopy.Stored, error)
 	BindHost(ctx context.Context, name, libvirtUUID string) error
-	// Prune moves old finished migrations to the history.
+	// Retire moves a finished migration to the history.
+	Retire(ctx context.Context, m precopy.Stored) error
+	// Prune deletes what is too old in the history.
 	Prune(ctx context.Context) error
 }
 
@@ -48,6 +50,7 @@ type Config struct {
 
 const (
 	tick        = time.Second
+	retireEvery = 10 * time.Second
 	pruneEvery  = 10 * time.Minute
 	tendEvery   = time.Hour
 	writesAtOne = 8 // writes of one pass under way at once
@@ -85,15 +88,21 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer cancel()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	pruned, tended := time.Now(), time.Now()
+	pruned, retiredAt, tended := time.Now(), time.Now(), time.Now()
 	for {
 		if err := l.pass(ctx, &asks); err != nil {
 			return err
 		}
+		if time.Since(retiredAt) > retireEvery {
+			retiredAt = time.Now()
+			if err := l.retire(ctx); err != nil {
+				return err
+			}
+		}
 		if time.Since(pruned) > pruneEvery {
 			pruned = time.Now()
 			if err := l.Orders.Prune(ctx); err != nil && ctx.Err() == nil {
-				l.Log.Warn("old migrations not moved to the history", "err", err)
+				l.Log.Warn("history not pruned", "err", err)
 			}
 		}
 		if time.Since(tended) > tendEvery {
@@ -141,6 +150,23 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 		}
 	}
 	return g.Wait()
+}
+
+// retire moves what is over and done with to the history.
+func (l *Loop) retire(ctx context.Context) error {
+	snap := l.State.Snapshot()
+	if snap == nil {
+		return nil
+	}
+	for _, m := range retired(snap, time.Now()) {
+		if l.unlearned(m) {
+			continue
+		}
+		if err := l.tolerate(ctx, "not moved to the history", l.Orders.Retire(ctx, m)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // remember brings the leader's memory up to date with a snapshot and returns a copy for one pass.

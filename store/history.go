@@ -5,69 +5,49 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	"drover/precopy"
 	"drover/store/kv"
 )
 
-// Retention is how much of the past is kept.
+// Retention is how much of the past is kept: of the history and of the events the newest.
 type Retention struct {
-	// FinishedFor is how long a finished migration stays among the others; of all finished ones the
-	// newest FinishedKeep stay in any case.
-	FinishedFor  time.Duration
-	FinishedKeep int
-	// HistoryKeep and EventsKeep are how many records of each are kept, the newest.
 	HistoryKeep int
 	EventsKeep  int
 }
 
 // DefaultRetention keeps some tens of megabytes at most.
 func DefaultRetention() Retention {
-	return Retention{FinishedFor: 7 * 24 * time.Hour, FinishedKeep: 200, HistoryKeep: 20_000, EventsKeep: 20_000}
+	return Retention{HistoryKeep: 20_000, EventsKeep: 20_000}
 }
 
-// Prune moves finished migrations to the history and deletes what is beyond the retention, for the
-// leader.
+// Prune deletes what is beyond the retention, for the leader.
 func (s *Store) Prune(ctx context.Context, fence Fence, r Retention) error {
 	return errors.Join(
-		s.PruneMigrations(ctx, fence, r.FinishedFor, r.FinishedKeep),
 		s.pruneLog(ctx, fence, historyPrefix, r.HistoryKeep),
 		s.pruneLog(ctx, fence, eventsPrefix, r.EventsKeep))
 }
 
-// PruneMigrations moves finished records to the history, for the leader: those that finished longer
-// ago than olderThan, but of all finished ones the newest keep stay where they are.
-func (s *Store) PruneMigrations(ctx context.Context, fence Fence, olderThan time.Duration, keep int) error {
-	all, err := s.ListMigrations(ctx)
-	if err != nil {
-		return fmt.Errorf("prune migrations: %w", err)
+// Retire moves a finished record, as it was read, to the history, for the leader. ErrConflict when it
+// has changed since, or is gone.
+func (s *Store) Retire(ctx context.Context, fence Fence, m precopy.Stored) error {
+	op := "move migration " + m.ID + " to the history"
+	if !m.Phase.Final() {
+		return fmt.Errorf("%s: it is %s", op, m.Phase)
 	}
-	final := slices.DeleteFunc(all, func(m precopy.Stored) bool { return !m.Phase.Final() })
-	slices.SortFunc(final, func(a, b precopy.Stored) int { return strings.Compare(b.ID, a.ID) })
-	before := time.Now().Add(-olderThan)
-	for _, m := range final[min(max(keep, 0), len(final)):] {
-		if m.Finished != nil && !m.Finished.Before(before) {
-			continue
-		}
-		if err := s.toHistory(ctx, fence, m); err != nil {
-			return fmt.Errorf("prune migration %s: %w", m.ID, err)
-		}
-	}
-	return nil
-}
-
-// toHistory moves one record, unless it changed in the meantime: the next pass sees to it then.
-func (s *Store) toHistory(ctx context.Context, fence Fence, m precopy.Stored) error {
 	key := migrationKey(m.ID)
 	held, _, err := s.kv.Txn(ctx, []kv.Cond{fence.cond(), kv.IfMod(key, m.Revision)}, []kv.Op{
 		kv.Put(historyKey(m.ID), pack(m.Raw)), kv.Delete(key),
 	})
-	if err != nil || held {
-		return err
+	if err == nil && !held {
+		if err = s.checkFence(ctx, &fence); err == nil {
+			err = ErrConflict
+		}
 	}
-	return s.checkFence(ctx, &fence)
+	if err != nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return nil
 }
 
 // History returns the newest records of the history, newest first, at most limit.

@@ -86,7 +86,7 @@ func TestDeposedLeader(t *testing.T) {
 				_, err := s1.UpdateHost(ctx, &fence, "h1", func(h *fleet.HostRecord) error { h.Labels = map[string]string{"a": "b"}; return nil })
 				return err
 			},
-			"prune": func() error { return s1.PruneMigrations(ctx, fence, 0, 0) },
+			"retire": func() error { return s1.Retire(ctx, fence, over) },
 			"replace": func() error {
 				_, err := VMs[map[string]any](s1).Replace(ctx, &fence, "d1", 0, map[string]any{"a": 1})
 				return err
@@ -102,7 +102,6 @@ func TestDeposedLeader(t *testing.T) {
 		_, err = s2.UpdateMigration(ctx, precopy.ActorLeader, ptr(second.Fence()), st, step(st, precopy.Queued))
 		must(t, err)
 		must(t, second.Resign(ctx))
-		_ = over
 	})
 }
 

@@ -82,7 +82,7 @@ func TestLiveRound(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	must(t, control.PruneMigrations(ctx, l.Fence(), 0, 0))
+	must(t, control.Retire(ctx, l.Fence(), st))
 	got, err := person.GetMigration(ctx, st.ID)
 	must(t, err)
 	if got.Phase != precopy.Done {

@@ -209,7 +209,7 @@ func TestWatchMigrationsAndProgress(t *testing.T) {
 			t.Errorf("change (-want +got):\n%s", d)
 		}
 		l := lead(t, s, "s1")
-		must(t, s.PruneMigrations(ctx, l.Fence(), 0, 0))
+		must(t, s.Retire(ctx, l.Fence(), over))
 		if b = <-ch; len(b.Removed) != 1 || b.Removed[0] != st.ID {
 			t.Errorf("after pruning: %+v", b)
 		}
@@ -253,16 +253,20 @@ func TestHistory(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 		}
-		must(t, s.PruneMigrations(ctx, l.Fence(), 3*time.Hour+time.Minute, 1))
+		all, err := s.ListMigrations(ctx)
+		must(t, err)
+		for _, m := range all[:4] {
+			must(t, s.Retire(ctx, l.Fence(), m))
+		}
+		if err := s.Retire(ctx, l.Fence(), all[0]); !errors.Is(err, ErrConflict) {
+			t.Errorf("moved to the history twice: %v, want ErrConflict", err)
+		}
+		if err := s.Retire(ctx, l.Fence(), all[5]); err == nil {
+			t.Error("an unfinished migration was moved to the history")
+		}
 		left, err := s.ListMigrations(ctx)
 		must(t, err)
-		if len(left) != 3 {
-			t.Errorf("%d records stay, want the unfinished one and the two that finished within 3 h", len(left))
-		}
-		must(t, s.PruneMigrations(ctx, l.Fence(), 0, 1))
-		left, err = s.ListMigrations(ctx)
-		must(t, err)
-		if len(left) != 2 || left[0].ID != last.ID {
+		if len(left) != 2 || left[0].ID != last.ID || left[0].Past {
 			t.Errorf("left: %v, want the unfinished one and the newest finished one", left)
 		}
 		past, err := s.History(ctx, 2)
@@ -272,7 +276,7 @@ func TestHistory(t *testing.T) {
 		}
 		got, err := s.GetMigration(ctx, request(0, "").ID)
 		must(t, err)
-		if got.Phase != precopy.Aborted {
+		if got.Phase != precopy.Aborted || !got.Past {
 			t.Errorf("from the history: %+v", got)
 		}
 		if _, err := s.UpdateMigration(ctx, precopy.ActorCLI, nil, got, got.Migration); !errors.Is(err, ErrConflict) {

@@ -149,7 +149,11 @@ func (o *viewOps) step() {
 			}
 		}
 	case op == 8:
-		_ = o.s.PruneMigrations(o.ctx(), o.leader.Fence(), 0, 1)
+		for _, m := range must2(o.s.ListMigrations(o.ctx())) {
+			if m.Phase.Final() {
+				_ = o.s.Retire(o.ctx(), o.leader.Fence(), m)
+			}
+		}
 	case op == 9:
 		o.w.server.Compact()
 	case op == 10:

@@ -166,13 +166,14 @@ func TestAuthLetsTheFleetWork(t *testing.T) {
 		}
 	}
 	w.ask(kvm1, session1, kvm2, session2, ctl, ada)
-	w.migrate(ada, ctl, fence, kvm1, session1)
+	m := w.migrate(ada, ctl, fence, kvm1, session1)
 	if err := errors.Join(
+		ctl.Retire(w.life, fence, m),
 		ctl.Prune(w.life, fence, store.Retention{HistoryKeep: 10, EventsKeep: 10}),
 		ada.Record(w.life, store.Event{Actor: "ada", Kind: "test", Subject: "kvm1"}),
 		ctl.Record(w.life, store.Event{Actor: "ctl1", Kind: "test", Subject: "kvm1"}),
 	); err != nil {
-		t.Errorf("prune and record: %v", err)
+		t.Errorf("retire, prune and record: %v", err)
 	}
 	if history, err := kvm1.History(w.life, 10); err != nil || len(history) != 1 {
 		t.Errorf("history: %d records, %v; want the one migration", len(history), err)
@@ -225,7 +226,7 @@ func (w *authWorld) ask(kvm1 *store.Store, s1 *store.AgentSession, kvm2 *store.S
 }
 
 // migrate takes a record from request to done, each step by who takes it.
-func (w *authWorld) migrate(admin, leader *store.Store, fence store.Fence, agent *store.Store, session *store.AgentSession) {
+func (w *authWorld) migrate(admin, leader *store.Store, fence store.Fence, agent *store.Store, session *store.AgentSession) precopy.Stored {
 	w.t.Helper()
 	m, err := admin.CreateMigration(w.life, precopy.Migration{
 		ID: "01970000-0000-7000-8000-000000000001", Domain: "web", UUID: fakeID(1), Source: "kvm1", Target: "kvm2",
@@ -260,6 +261,7 @@ func (w *authWorld) migrate(admin, leader *store.Store, fence store.Fence, agent
 			w.t.Fatalf("%s: %v", step.phase, err)
 		}
 	}
+	return m
 }
 
 // What a member's certificate must not be good for.

@@ -198,6 +198,11 @@ func (o orders) BindHost(ctx context.Context, name, libvirtUUID string) error {
 	return o.store.BindHost(ctx, o.fence, name, libvirtUUID)
 }
 
+// Retire implements scheduler.Orders.
+func (o orders) Retire(ctx context.Context, m precopy.Stored) error {
+	return o.store.Retire(ctx, o.fence, m)
+}
+
 // Prune implements scheduler.Orders.
 func (o orders) Prune(ctx context.Context) error {
 	return o.store.Prune(ctx, o.fence, store.DefaultRetention())
