@@ -54,7 +54,9 @@ type Config struct {
 	Name string
 	// Quota bounds the store's file; 0 means DefaultQuota.
 	Quota hypervisor.Bytes
-	// Retention is how much history is kept for watchers that were away; 0 means 1 h.
+	// Retention is how much history is kept for watchers that were away, one to two times this; 0 means
+	// 1 min. All of it is on disk, with an index in memory, and a large fleet writes gigabytes an hour,
+	// while a watcher that was away for longer reads the present state anew, which is little.
 	Retention time.Duration
 	// DefragInterval is how often the file is looked at for holes; 0 means 24 h.
 	DefragInterval time.Duration
@@ -72,7 +74,7 @@ func (c Config) withDefaults() Config {
 		c.Quota = DefaultQuota
 	}
 	if c.Retention <= 0 {
-		c.Retention = time.Hour
+		c.Retention = time.Minute
 	}
 	if c.DefragInterval <= 0 {
 		c.DefragInterval = 24 * time.Hour
@@ -113,7 +115,7 @@ func (c Config) check() error {
 }
 
 // etcd returns etcd's configuration. The hook gets etcd's fatal entries.
-func (c Config) etcd(hook fatalHook) (*etcdembed.Config, error) {
+func (c Config) etcd(hook fatalHook, level slog.Leveler) (*etcdembed.Config, error) {
 	listen, err := url.Parse(c.ListenURL)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
@@ -152,7 +154,7 @@ func (c Config) etcd(hook fatalHook) (*etcdembed.Config, error) {
 	e.EnableGRPCGateway = false
 	e.UnsafeNoFsync = c.NoSync
 	e.ZapLoggerBuilder = etcdembed.NewZapLoggerBuilder(zapslog.New(
-		c.Log.With("component", "etcd"), slog.LevelError, zap.WithFatalHook(hook), zap.WithPanicHook(hook)))
+		c.Log.With("component", "etcd"), level, zap.WithFatalHook(hook), zap.WithPanicHook(hook)))
 	return e, nil
 }
 
