@@ -17,13 +17,21 @@ type Leadership struct {
 	end   context.CancelFunc
 }
 
+// The pauses between attempts to lead that fail: from the first, doubled, to the last.
+const (
+	campaignFirst = 100 * time.Millisecond
+	campaignLast  = 5 * time.Second
+)
+
 // Campaign waits until this process leads, and then leads until ctx ends or Resign. The time to live
-// is how long the others wait for a leader that died.
+// is how long the others wait for a leader that died. What is in the way is logged when it begins and
+// when it becomes something else.
 func (s *Store) Campaign(ctx context.Context, identity string, ttl time.Duration) (*Leadership, error) {
 	const op = "campaign"
 	life, end := context.WithCancel(ctx)
 	l := &Leadership{end: end}
-	for {
+	trouble := ""
+	for pause := campaignFirst; ; {
 		if err := s.vacant(life); err != nil {
 			end()
 			return nil, fmt.Errorf("%s: %w", op, err)
@@ -40,13 +48,17 @@ func (s *Store) Campaign(ctx context.Context, identity string, ttl time.Duration
 			end()
 			return nil, fmt.Errorf("%s: %w", op, ctx.Err())
 		}
-		if err != nil {
+		if err == nil { // another one was faster
+			trouble, pause = "", campaignFirst
+		} else if now := err.Error(); now != trouble {
+			trouble = now
 			s.log.Warn("campaign for leadership goes on", "err", err)
 		}
-		if err := rest(life, 100*time.Millisecond); err != nil {
+		if err := rest(life, pause); err != nil {
 			end()
 			return nil, fmt.Errorf("%s: %w", op, err)
 		}
+		pause = min(2*pause, campaignLast)
 	}
 }
 

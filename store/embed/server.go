@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -39,6 +40,7 @@ func (h fatalHook) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
 type Server struct {
 	cfg   Config
 	etcd  *etcdembed.Etcd
+	level slog.LevelVar // from which etcd's own words are logged
 	lock  *os.File
 	fatal fatalHook
 	errs  chan error
@@ -65,6 +67,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("start embedded etcd: %w", err)
 	}
 	s := &Server{cfg: cfg, lock: lock, fatal: make(fatalHook, 1), errs: make(chan error, 1), stop: make(chan struct{})}
+	s.level.Set(slog.LevelError)
 	if err := s.start(ctx); err != nil {
 		_ = lock.Close()
 		return nil, fmt.Errorf("start embedded etcd: %w", err)
@@ -77,7 +80,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 // start runs etcd's own start on a goroutine of its own, because the fatal hook ends the goroutine
 // that it is called on.
 func (s *Server) start(ctx context.Context) error {
-	ecfg, err := s.cfg.etcd(s.fatal)
+	ecfg, err := s.cfg.etcd(s.fatal, &s.level)
 	if err != nil {
 		return err
 	}
@@ -182,6 +185,10 @@ func (s *Server) Close() error {
 		s.mu.Lock()
 		broken := s.broken
 		s.mu.Unlock()
+		if !broken {
+			// All that is left to say are errors about being stopped.
+			s.level.Set(slog.LevelError + 1)
+		}
 		closed := make(chan struct{})
 		go func() {
 			defer close(closed)

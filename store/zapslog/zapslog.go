@@ -13,16 +13,16 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// New returns a zap logger that writes into log what is at level or above. The logger is safe for
-// concurrent use. Options may add hooks, for example for fatal entries.
-func New(log *slog.Logger, level slog.Level, opts ...zap.Option) *zap.Logger {
+// New returns a zap logger that writes into log what is at level, which may change, or above. The logger
+// is safe for concurrent use. Options may add hooks, for example for fatal entries.
+func New(log *slog.Logger, level slog.Leveler, opts ...zap.Option) *zap.Logger {
 	return zap.New(&core{handler: log.Handler(), level: level}, opts...)
 }
 
 // core is a zapcore.Core on a slog.Handler.
 type core struct {
 	handler slog.Handler
-	level   slog.Level
+	level   slog.Leveler
 }
 
 func toSlog(l zapcore.Level) slog.Level {
@@ -39,7 +39,7 @@ func toSlog(l zapcore.Level) slog.Level {
 
 // Enabled implements zapcore.Core.
 func (c *core) Enabled(l zapcore.Level) bool {
-	return toSlog(l) >= c.level && c.handler.Enabled(context.Background(), toSlog(l))
+	return toSlog(l) >= c.level.Level() && c.handler.Enabled(context.Background(), toSlog(l))
 }
 
 // With implements zapcore.Core.
