@@ -45,16 +45,13 @@ type Capacity struct {
 
 // HostLoad is what changes all the time: one sample, reported every few seconds.
 type HostLoad struct {
-	At time.Time `json:"at"` // the host's own clock
-	// ClockOffset is this host's clock minus the store's view of time, as the agent estimates it;
-	// a two-clock figure such as a pause is only as good as this.
-	ClockOffset time.Duration  `json:"clock_offset,omitempty"`
-	CPU         Cores          `json:"cpu"` // in use, over the last period
-	Memory      Bytes          `json:"memory"`
-	Rx          BytesPerSecond `json:"rx"` // of the migration network's interface
-	Tx          BytesPerSecond `json:"tx"`
-	Pressure    Pressure       `json:"pressure"`
-	Domains     []DomainLoad   `json:"domains,omitempty"`
+	At       time.Time      `json:"at"`  // the host's own clock
+	CPU      Cores          `json:"cpu"` // in use, over the last period
+	Memory   Bytes          `json:"memory"`
+	Rx       BytesPerSecond `json:"rx"` // of the migration network's interface
+	Tx       BytesPerSecond `json:"tx"`
+	Pressure Pressure       `json:"pressure"`
+	Domains  []DomainLoad   `json:"domains,omitempty"`
 	// Problem says why the host's sample is not whole (libvirt away, the kernel's figures unreadable);
 	// empty when it is. A domain that hangs is that domain's Problem: its host is well.
 	Problem string `json:"problem,omitempty"`
