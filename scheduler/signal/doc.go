@@ -27,7 +27,7 @@
 // mean over hours. What it does not find it learns anew, and an estimate is not ready before the VM was seen
 // for an hour: a lost part delays moves, but never makes wrong ones.
 //
-// The [Trail] needs no record of its own: finished migrations stay in the store for seven days.
-//
-// A Memory is for one goroutine at a time; the other types are values.
+// The [Trail] needs no record of its own: the store has the migrations of the last day, the last of each VM
+// among the others and the rest in the history, which is bounded by a number of records that a day does not
+// reach.
 package signal

@@ -250,3 +250,16 @@ func (e Estimate) Above(c hypervisor.Cores, z float64) float64 {
 	}
 	return 0.5 * math.Erfc(off/float64(e.SD)/math.Sqrt2)
 }
+
+// Less is what is left of e, a sum, without one of those that it is of.
+func (e Estimate) Less(x Estimate) Estimate {
+	e.Mean = max(e.Mean-x.Mean, 0)
+	e.SD = rootOfDifference(e.SD, x.SD)
+	e.Error = rootOfDifference(e.Error, x.Error)
+	e.P95 = e.Mean + 1.645*e.SD
+	return e
+}
+
+func rootOfDifference(a, b hypervisor.Cores) hypervisor.Cores {
+	return hypervisor.Cores(math.Sqrt(max(float64(a*a-b*b), 0)))
+}

@@ -187,6 +187,19 @@ func TestSumAndAbove(t *testing.T) {
 	}
 }
 
+// TestLess takes a part out of a sum again.
+func TestLess(t *testing.T) {
+	a := Estimate{Mean: 3, SD: 0.3, Error: 0.06}
+	b := Estimate{Mean: 5, SD: 0.4, Error: 0.08}
+	got := Sum(a, b).Less(b)
+	near(t, "mean", got.Mean, 3, 1e-9)
+	near(t, "deviation", got.SD, 0.3, 1e-9)
+	near(t, "error", got.Error, 0.06, 1e-9)
+	if none := a.Less(b); none.Mean != 0 || none.SD != 0 || none.Error != 0 {
+		t.Errorf("more taken out than there is: %+v", none)
+	}
+}
+
 func TestLatch(t *testing.T) {
 	l := Latch{On: 0.2, Off: 0.1, Hold: 10 * time.Minute}
 	var h Heat
@@ -240,25 +253,33 @@ func TestLatchHolds(t *testing.T) {
 	})
 }
 
-// TestNoReturns plays weeks of automatic moves, and moves of people, by the trail alone, over a store that is
-// read anew for each: no automatic move goes to a host that the VM left within a day, nor comes before the
-// cooldown is over.
+// TestNoReturns plays weeks of automatic moves, and moves of people, by the trail alone: no automatic move goes
+// to a host that the VM left within a day, nor comes before the cooldown is over. Leaders change in between,
+// each with the records alone, in any order.
 func TestNoReturns(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		hosts := rapid.IntRange(2, 6).Draw(t, "hosts")
 		cooldown := time.Duration(rapid.IntRange(0, 180).Draw(t, "cooldown")) * time.Minute
-		store := map[string]precopy.Stored{}
+		store := map[string]precopy.Migration{}
 		at, now := 0, start
 		var left []departure
+		trail := NewTrail()
 		for i := range rapid.IntRange(1, 120).Draw(t, "moves") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "minutes")) * time.Minute)
+			if rapid.IntRange(0, 4).Draw(t, "leader") == 0 {
+				trail = NewTrail()
+			}
+			for _, m := range store {
+				trail.See(m, now)
+			}
+			trail.Forget(now)
 			to := rapid.IntRange(0, hosts-1).Draw(t, "to")
 			if to == at {
 				continue
 			}
 			host := fmt.Sprint(to)
 			byHand := rapid.IntRange(0, 9).Draw(t, "who") == 0
-			ok, why := NewTrail(store, now).May("vm", host, now, cooldown)
+			ok, why := trail.May("vm", host, now, cooldown)
 			back, rests := false, false
 			for _, d := range left {
 				back = back || d.host == host && now.Sub(d.at) < 24*time.Hour
@@ -271,12 +292,10 @@ func TestNoReturns(t *testing.T) {
 				continue
 			}
 			phase := rapid.SampledFrom([]precopy.Phase{precopy.Done, precopy.Done, precopy.Aborted}).Draw(t, "phase")
-			ended := now
-			store[fmt.Sprint(i)] = precopy.Stored{Migration: precopy.Migration{
-				UUID: "vm", Source: fmt.Sprint(at), Target: host, Phase: phase, Finished: &ended,
-			}}
+			ended, id := now, fmt.Sprint(i)
+			store[id] = precopy.Migration{ID: id, UUID: "vm", Source: fmt.Sprint(at), Target: host, Phase: phase, Finished: &ended}
 			if phase == precopy.Done {
-				left = append(left, departure{fmt.Sprint(at), now})
+				left = append(left, departure{id, fmt.Sprint(at), now})
 				at = to
 			}
 		}
@@ -285,10 +304,14 @@ func TestNoReturns(t *testing.T) {
 
 func TestTrailSays(t *testing.T) {
 	ended := start.Add(-20 * time.Minute)
-	trail := NewTrail(map[string]precopy.Stored{
-		"1": {Migration: precopy.Migration{UUID: "a", Source: "h1", Target: "h2", Phase: precopy.Done, Finished: &ended}},
-		"2": {Migration: precopy.Migration{UUID: "b", Source: "h3", Target: "h2", Phase: precopy.Done}}, // says no time
-	}, start)
+	trail := NewTrail()
+	for _, m := range []precopy.Migration{
+		{ID: "1", UUID: "a", Source: "h1", Target: "h2", Phase: precopy.Done, Finished: &ended},
+		{ID: "2", UUID: "b", Source: "h3", Target: "h2", Phase: precopy.Done}, // says no time
+	} {
+		trail.See(m, start)
+		trail.See(m, start.Add(time.Second)) // again in the next pass
+	}
 	for _, tc := range []struct {
 		vm, host string
 		cooldown time.Duration
@@ -304,8 +327,12 @@ func TestTrailSays(t *testing.T) {
 			t.Errorf("%s to %s: %q, want %q", tc.vm, tc.host, why, tc.want)
 		}
 	}
-	if got := trail.Left("a"); !cmp.Equal(got, []string{"h1"}) {
+	if got := trail.Left("a", start); !cmp.Equal(got, []string{"h1"}) {
 		t.Errorf("left %v", got)
+	}
+	trail.Forget(start.Add(NoReturn - 20*time.Minute))
+	if len(trail.departures) != 1 || len(trail.departures["b"]) != 1 {
+		t.Errorf("after a day less 20 minutes: %v", trail.departures)
 	}
 }
 

@@ -19,38 +19,52 @@ const NoReturn = 24 * time.Hour
 // each of the other hosts, with the cooldown between two moves. People and drains are not bound by it; a move
 // of theirs counts as any other for what comes after.
 //
-// It holds for whoever leads: the trail is made anew, for every decision, from the finished migrations in the
-// store, which keeps them for longer than NoReturn.
+// It holds whoever leads: a new leader shows its trail the fleet's migrations, then those of the history, which
+// were moved there from among them; after that, in every pass, the fleet's.
+//
+// A Trail is for one goroutine at a time.
 type Trail struct {
 	departures map[hypervisor.DomainID][]departure
 }
 
 type departure struct {
-	host string
-	at   time.Time
+	migration string
+	host      string
+	at        time.Time
 }
 
-// NewTrail reads the trail from migrations. One that is done and does not say when ended just now.
-func NewTrail(migrations map[string]precopy.Stored, now time.Time) Trail {
-	t := Trail{map[hypervisor.DomainID][]departure{}}
-	for _, m := range migrations {
-		if m.Phase != precopy.Done || m.Source == m.Target {
-			continue
-		}
-		at := now
-		if m.Finished != nil && m.Finished.Before(now) {
-			at = *m.Finished
-		}
-		if now.Sub(at) < NoReturn {
-			t.departures[m.UUID] = append(t.departures[m.UUID], departure{m.Source, at})
+// NewTrail knows of no moves.
+func NewTrail() *Trail { return &Trail{departures: map[hypervisor.DomainID][]departure{}} }
+
+// See takes in a migration, if it is done and new. One that does not say when it was done is done just now.
+func (t *Trail) See(m precopy.Migration, now time.Time) {
+	if m.Phase != precopy.Done || m.Source == m.Target {
+		return
+	}
+	at := now
+	if m.Finished != nil && m.Finished.Before(now) {
+		at = *m.Finished
+	}
+	known := slices.ContainsFunc(t.departures[m.UUID], func(d departure) bool { return d.migration == m.ID })
+	if known || now.Sub(at) >= NoReturn {
+		return
+	}
+	t.departures[m.UUID] = append(t.departures[m.UUID], departure{m.ID, m.Source, at})
+}
+
+// Forget drops what is older than [NoReturn].
+func (t *Trail) Forget(now time.Time) {
+	for id, list := range t.departures {
+		list = slices.DeleteFunc(list, func(d departure) bool { return now.Sub(d.at) >= NoReturn })
+		t.departures[id] = list
+		if len(list) == 0 {
+			delete(t.departures, id)
 		}
 	}
-	return t
 }
 
-// May says whether the VM may move to the host by itself at the time that the trail was made for, and if not,
-// why.
-func (t Trail) May(id hypervisor.DomainID, host string, now time.Time, cooldown time.Duration) (bool, string) {
+// May says whether the VM may move to the host by itself, and if not, why.
+func (t *Trail) May(id hypervisor.DomainID, host string, now time.Time, cooldown time.Duration) (bool, string) {
 	if left := t.Rests(id, now, cooldown); left > 0 {
 		return false, fmt.Sprintf("it moved less than %s ago: rests for another %s", cooldown, left.Round(time.Second))
 	}
@@ -63,7 +77,7 @@ func (t Trail) May(id hypervisor.DomainID, host string, now time.Time, cooldown 
 }
 
 // Rests is for how long the VM still rests after its last move; 0 when it does not.
-func (t Trail) Rests(id hypervisor.DomainID, now time.Time, cooldown time.Duration) time.Duration {
+func (t *Trail) Rests(id hypervisor.DomainID, now time.Time, cooldown time.Duration) time.Duration {
 	var left time.Duration
 	for _, d := range t.departures[id] {
 		left = max(left, cooldown-now.Sub(d.at))
@@ -72,10 +86,12 @@ func (t Trail) Rests(id hypervisor.DomainID, now time.Time, cooldown time.Durati
 }
 
 // Left are the hosts that the VM left in the last [NoReturn], in order, for a planner to leave out.
-func (t Trail) Left(id hypervisor.DomainID) []string {
+func (t *Trail) Left(id hypervisor.DomainID, now time.Time) []string {
 	var out []string
 	for _, d := range t.departures[id] {
-		out = append(out, d.host)
+		if now.Sub(d.at) < NoReturn {
+			out = append(out, d.host)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
