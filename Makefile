@@ -49,6 +49,11 @@ race: ## the tests that need no real hosts, under the race detector
 	$(SUM) -- -race -tags $(TAGS) -timeout 20m \
 	  $$($(GO) list -tags $(TAGS) ./... | grep -vE '^drover/(cmd/drover-lab$$|test/lab)')
 
+.PHONY: test-lab
+test-lab: build deps ## as root: the tests with a lab of their own: CPU quotas of a real guest, libvirt's faults
+	$(GO) test -count 1 -timeout 20m -tags lab ./hypervisor/throttle
+	DROVER_LAB_TOOL=$(CURDIR)/$(BUILD)/drover-lab $(GO) test -count 1 -timeout 30m -tags '$(TAGS) lab' ./hypervisor/kvm
+
 .PHONY: lab
 lab: build deps ## start three real hosts with agents and a scheduler, and leave them running
 	KEEP=1 test/demo.sh
