@@ -53,8 +53,9 @@ type course struct {
 	slowdown float64
 	share    float64 // what the guest is left of its CPU
 	rounds   int
-	recurs   bool   // it took about the same in several like circumstances
-	why      string // for people, if it never ends
+	factor   float64 // by which it was set right; 0 if no receipt says
+	recurs   bool    // it took about the same in several like circumstances
+	why      string  // for people, if it never ends
 }
 
 // play is the course of a strategy under the circumstances, by the model alone.
@@ -94,7 +95,8 @@ func (k *known) play(c candidate, at circumstances) course {
 		out.slowdown = (1 - share) * f.Duration.Seconds() / max(out.took.Seconds(), 0.001)
 		return out
 	}
-	if f := try(rest, 1, promise); f.Converges {
+	easy := try(rest, 1, promise)
+	if f := easy; f.Converges {
 		for limit := min(firstLimit, promise); limit < promise; limit = limit * 3 / 2 {
 			if low := try(rest, 1, limit); low.Converges && low.Duration <= f.Duration+f.Duration/20+300*time.Millisecond {
 				f = low
@@ -123,7 +125,7 @@ func (k *known) play(c candidate, at circumstances) course {
 			return landSlowed(f, share)
 		}
 	}
-	floor := g.Floor(drain)
+	floor := max(g.Floor(drain), easy.Floor) // where passes hardly shrink, they come down too late
 	need := time.Duration(margin * float64(drain.Time(floor)) / fits)
 	if need <= k.sending(at.intent.Ceiling) {
 		if f := try(rest, 1, max(need, promise)); f.Converges {
@@ -199,6 +201,9 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 	}
 	return hypervisor.BytesPerSecond(high)
 }
+
+// cost is what a course is compared by: the time, and the guest work that is lost.
+func (c course) cost() float64 { return c.took.Seconds() * (1 + worth*c.slowdown) }
 
 // seconds is a duration that is at most what a duration holds.
 func seconds(s float64) time.Duration {

@@ -25,7 +25,8 @@
 // controller begins with a limit of [firstLimit], which a limit L of the promise P and a switchover o
 // follow, P - o at most; then it slows the guest, as far as the class allows; then it goes to the
 // ceiling C - o; then to post-copy, if that is allowed. Each step costs [reaction]. Slowing to the share
-// q = Growth.Share(B/r, L r) for T2 of the time T loses the guest (1-q) T2/T of its work.
+// q for T2 of the time T loses the guest (1-q) T2/T of its work. Of several strategies that keep as much of
+// the intent, the one with the least time is taken, a lost second of work counting as [worth].
 //
 // # Calibration
 //
@@ -33,7 +34,7 @@
 // course says is a factor on the seconds and bytes of the forecast: the median over the receipts of like
 // circumstances (bandwidth, memory and promise within [alike]), else over all of the strategy's, within
 // a factor of 2. What its pause had more than its course is added to the pause in like circumstances
-// only. So what recurs is forecast by what happened, and what is new by the growth.
+// only. A strategy that was never tried is set right by what the others took. So what recurs is forecast by what happened, and what is new by the growth.
 //
 // The rooms: receipt.go (what is learned), know.go (from receipts to figures), course.go (one strategy
 // played), strategy.go (which there are, and the priors of those never tried), forecast.go (the choice),

@@ -56,7 +56,7 @@ type Forecast struct {
 	Prior    Prior
 }
 
-// The factor on the time by which a strategy must be better than the one at hand to be taken: one that
+// The factor on the cost by which a strategy must be better than the one at hand to be taken: one that
 // is tried, or any while none is, and one of which nothing is known while something is known of another.
 const (
 	clearTried   = 0.97
@@ -71,6 +71,7 @@ func Of(in Input) Forecast {
 	for _, c := range k.candidates() {
 		courses = append(courses, k.calibrated(c, at))
 	}
+	likewise(courses)
 	best := k.choose(courses)
 	f := Forecast{
 		Strategy: best.strategy, Converges: best.end != never, Why: best.why,
@@ -87,9 +88,9 @@ func Of(in Input) Forecast {
 	return f
 }
 
-// choose takes the strategy that keeps most of the intent, of those the one that takes the least time.
-// One that this domain was never moved by is tried only if it is clearly better by what is assumed of it,
-// or if those that it was moved by are known not to do.
+// choose takes the strategy that keeps most of the intent, of those the one that costs the least. One that
+// this domain was never moved by is tried only if it is clearly better by what is assumed of it, or if
+// those that it was moved by are known not to do.
 func (k *known) choose(courses []course) course {
 	anyTried := slices.ContainsFunc(courses, func(c course) bool { return c.tried })
 	best := courses[0]
@@ -107,7 +108,7 @@ func (k *known) choose(courses []course) course {
 				better = 0
 			}
 		}
-		if c.end < best.end || c.end == best.end && c.took.Seconds() < better*best.took.Seconds() {
+		if c.end < best.end || c.end == best.end && c.cost() < better*best.cost() {
 			best = c
 		}
 	}
@@ -150,8 +151,8 @@ func (k *known) calibrated(c candidate, now circumstances) course {
 	}
 	out.recurs = len(like) > 1 && slices.Max(like) <= agreed*slices.Min(like)
 	if len(factors) > 0 {
-		out.took = seconds(median(factors) * out.took.Seconds())
-		out.sent = hypervisor.Bytes(median(factors) * float64(out.sent))
+		out.factor = median(factors)
+		out.scale(out.factor)
 	}
 	if len(like) > 0 && k.change == 1 {
 		out.pause = max(out.pause+median(pauses), time.Millisecond)
@@ -165,6 +166,29 @@ func (k *known) calibrated(c candidate, now circumstances) course {
 		out.why = fmt.Sprintf("it was given up %s (%s): %s", last.At.Format("2006-01-02 15:04"), last.Code, out.why)
 	}
 	return out
+}
+
+// likewise sets right the courses of strategies that were never tried by what the others' took more or
+// less: most of what the model does not know of a guest is the same for all of them.
+func likewise(courses []course) {
+	var known []float64
+	for _, c := range courses {
+		if c.factor > 0 {
+			known = append(known, c.factor)
+		}
+	}
+	if len(known) == 0 {
+		return
+	}
+	for i := range courses {
+		if courses[i].factor == 0 {
+			courses[i].scale(median(known))
+		}
+	}
+}
+
+func (c *course) scale(by float64) {
+	c.took, c.sent = seconds(by*c.took.Seconds()), hypervisor.Bytes(by*float64(c.sent))
 }
 
 // happened lets what the last migration in like circumstances did say how this one ends.

@@ -1,0 +1,292 @@
+package forecast
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+	"drover/precopy/model"
+)
+
+const (
+	mib = hypervisor.MiB
+	gib = hypervisor.GiB
+)
+
+var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// input is a guest of 2 GiB that holds half of it, on a link of 400 Mbit/s.
+func input() Input {
+	return Input{
+		Now: t0, Memory: 2 * gib, Basis: Basis{Resident: gib}, Bandwidth: 45e6, CacheFree: 8 * gib,
+		Can:    Capabilities{XBZRLE: true, Zstd: true, PostCopy: true},
+		Intent: Intent{MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3},
+	}
+}
+
+func sampled(rate hypervisor.Bytes) *hypervisor.DirtySample {
+	return &hypervisor.DirtySample{Rate: hypervisor.BytesPerSecond(rate), Window: time.Second}
+}
+
+// receipt is one of the input's guest, moved an hour ago.
+func receipt(id, strategy string, seconds float64, pause int64) Receipt {
+	in := input()
+	return Receipt{
+		ID: id, At: t0.Add(-time.Hour), Strategy: strategy, Done: true, Memory: in.Memory, FirstPass: gib,
+		Bandwidth: in.Bandwidth, Achieved: in.Bandwidth, Growth: model.Growth{Set: 100 * mib, Rate: 10 << 20}, Ratio: 1,
+		Seconds: seconds, PauseMS: pause, Intent: in.Intent, Basis: in.Basis, LeastShare: 1, Limit: 20 * time.Millisecond,
+	}
+}
+
+func with(receipts ...Receipt) Input {
+	in := input()
+	in.Profile, _ = in.Profile.Learn(receipts...)
+	return in
+}
+
+func TestConfidence(t *testing.T) {
+	dirty := func(in Input, rate hypervisor.Bytes, age time.Duration) Input {
+		in.Basis.Dirty, in.Basis.DirtyAge = sampled(rate), age
+		return in
+	}
+	changed := func(r Receipt, f func(*Receipt)) Receipt { f(&r); return r }
+	before := func(r Receipt, rate hypervisor.Bytes) Receipt { r.Basis.Dirty = sampled(rate); return r }
+	a, b := receipt("1", plain, 30, 60), receipt("2", plain, 31, 62)
+	tests := []struct {
+		name  string
+		in    Input
+		want  Confidence
+		rests string
+	}{
+		{"nothing", input(), None, "never seen, no sample"},
+		{"sample", dirty(input(), mib, 40*time.Second), Sample, "never seen, memory sampled 40s ago"},
+		{"one", with(a), Once, "one earlier migration, or another strategy than before"},
+		{"two that agree", with(a, b), Agreed, "2 earlier migrations that agree"},
+		{"two that took as long, of a guest that is hard to measure", with(a, changed(b, func(r *Receipt) { r.Growth = model.Growth{Set: gib, Rate: 20 << 20} })), Agreed, ""},
+		{"two that do not agree", with(a, changed(b, func(r *Receipt) { r.Growth, r.Seconds = model.Growth{Set: gib, Rate: 20 << 20}, 50 })), Mixed, "2 earlier migrations that do not agree"},
+		{"old ones", with(changed(a, func(r *Receipt) { r.At = t0.Add(-31 * 24 * time.Hour) })), Stale, "earlier migrations that are old, or of another load"},
+		{"the guest does something else now", dirty(with(before(a, mib), before(b, mib)), 100*mib, 0), Stale, ""},
+		{"the guest does the same now", dirty(with(before(a, 9*mib), before(b, 9*mib)), 12*mib, 0), Agreed, ""},
+		{"an old sample says nothing", dirty(with(before(a, mib), before(b, mib)), 100*mib, time.Hour), Agreed, ""},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			f := Of(tc.in)
+			if f.Confidence != tc.want {
+				t.Errorf("confidence %s, want %s", f.Confidence, tc.want)
+			}
+			if tc.rests != "" && f.Rests() != tc.rests {
+				t.Errorf("rests on %q, want %q", f.Rests(), tc.rests)
+			}
+		})
+	}
+}
+
+// What happened in like circumstances is what is expected, and what differs shows by the model.
+func TestForecastFollowsWhatHappened(t *testing.T) {
+	like := with(receipt("1", plain, 39, 110), receipt("2", plain, 43, 120), receipt("3", plain, 41, 100))
+	f := Of(like)
+	if f.Duration < 40*time.Second || f.Duration > 42*time.Second || f.Pause != 110*time.Millisecond || f.Strategy.Name() != plain || !f.Converges {
+		t.Errorf("alike: %+v", f)
+	}
+	if f.Prior.Receipts != 3 || f.Prior.Limit != 20*time.Millisecond || f.Prior.Ratio != 1 || f.Prior.Growth.Rate != 10<<20 {
+		t.Errorf("prior %+v", f.Prior)
+	}
+	tests := []struct {
+		name      string
+		change    func(*Input)
+		low, high float64 // of the duration before
+	}{
+		{"half the bandwidth", func(in *Input) { in.Bandwidth /= 2 }, 1.9, 3},
+		{"twice the bandwidth", func(in *Input) { in.Bandwidth *= 2 }, 0.35, 0.55},
+		{"half as much memory again", func(in *Input) { in.Basis.Resident += gib / 2 }, 1.3, 1.7},
+		{"disks", func(in *Input) { in.Disks = hypervisor.Bytes(45e6 * 41) }, 1.95, 2.05},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			in := like
+			tc.change(&in)
+			got := Of(in)
+			if r := got.Duration.Seconds() / f.Duration.Seconds(); r < tc.low || r > tc.high {
+				t.Errorf("%s instead of %s: %.2f times, want %.2f to %.2f", got.Duration, f.Duration, r, tc.low, tc.high)
+			}
+		})
+	}
+}
+
+func TestStrategy(t *testing.T) {
+	busy := func(in Input, rate hypervisor.Bytes) Input { // in a set of about 200 MiB
+		in.Basis.Dirty, in.DirtyLong = sampled(rate), &hypervisor.DirtySample{Rate: hypervisor.BytesPerSecond(rate * 2 / 3), Window: 5 * time.Second}
+		return in
+	}
+	can := func(in Input, c Capabilities) Input { in.Can = c; return in }
+	better := func(id, strategy string, seconds, ratio float64) Receipt {
+		r := receipt(id, strategy, seconds, 60)
+		r.Growth, r.Ratio = model.Growth{Set: 200 * mib, Rate: 36 << 20}, ratio
+		return r
+	}
+	failed := func(id, strategy string) Receipt {
+		r := receipt(id, strategy, 100, 0)
+		r.Done, r.Code, r.Growth = false, "not-converging", model.Growth{Set: 600 * mib, Rate: 300 << 20}
+		return r
+	}
+	tight := func(in Input) Input { in.CacheFree = gib / 2; return in }
+	tests := []struct {
+		name string
+		in   Input
+		want string
+	}{
+		{"an idle guest", busy(input(), 0), plain},
+		{"a busy one, never seen", busy(input(), 60*mib), xbzrle},
+		{"no room for its cache", tight(busy(input(), 60*mib)), plain},
+		{"hosts that can't", can(busy(input(), 60*mib), Capabilities{}), plain},
+		{"XBZRLE was tried and did well", with(better("1", xbzrle, 31, 0.05)), xbzrle},
+		{"XBZRLE was tried and gained nothing, zstd may", with(better("1", xbzrle, 45, 1)), zstd},
+		{"XBZRLE was tried and gained nothing, as a plain stream", can(with(better("1", xbzrle, 45, 1)), Capabilities{XBZRLE: true}), xbzrle},
+		{"a plain stream was tried, another may be much better", with(better("1", plain, 46, 1)), xbzrle},
+		{"a plain stream was tried and took little more than one pass", with(receipt("1", plain, 26, 60)), plain},
+		{"both were tried", with(better("1", plain, 40, 1), better("2", xbzrle, 60, 1)), plain},
+		{"one failed", with(failed("1", xbzrle)), zstd},
+		{"all failed", with(failed("1", plain), failed("2", xbzrle), failed("3", zstd)), plain},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			f := Of(tc.in)
+			if f.Strategy.Name() != tc.want {
+				t.Errorf("%s, want %s: %+v", f.Strategy.Name(), tc.want, f)
+			}
+		})
+	}
+}
+
+// What can't end within the intent says so, with what would have to change; only several receipts make
+// it sure.
+func TestNever(t *testing.T) {
+	failed := func(id string) Receipt {
+		r := receipt(id, plain, 100, 0)
+		r.Done, r.Code, r.Growth = false, "not-converging", model.Growth{Set: 600 * mib, Rate: 300 << 20}
+		return r
+	}
+	only := func(in Input) Input { in.Can = Capabilities{}; return in }
+	f := Of(only(with(failed("1"), failed("2"))))
+	if f.Converges || !f.Hopeless() {
+		t.Errorf("two that failed: %+v", f)
+	}
+	for _, part := range []string{"given up 2026-03-01 11:00 (not-converging)", "300 MiB/s", "a pause of about", "bandwidth"} {
+		if !strings.Contains(f.Why, part) {
+			t.Errorf("%q: want %q in it", f.Why, part)
+		}
+	}
+	if f := Of(only(with(failed("1")))); f.Converges || f.Hopeless() {
+		t.Errorf("one that failed: %+v", f)
+	}
+	cancelled := failed("2")
+	cancelled.Code = "cancelled"
+	if f := Of(only(with(receipt("1", plain, 60, 60), cancelled))); !f.Converges {
+		t.Errorf("a cancel proves nothing: %+v", f)
+	}
+	in := only(with(failed("1"), failed("2")))
+	in.Can.PostCopy, in.Intent.PostCopy = true, true
+	if f := Of(in); !f.Converges || !strings.Contains(f.Beyond, "post-copy") {
+		t.Errorf("with post-copy: %+v", f)
+	}
+	in = with(receipt("1", plain, 60, 60), receipt("2", plain, 60, 60))
+	in.Intent.Budget = 40 * time.Second
+	if f := Of(in); f.Converges || !strings.Contains(f.Why, "may take 40s") {
+		t.Errorf("with a deadline: %+v", f)
+	}
+}
+
+// XBZRLE's cache is a power of two that holds the working set, and at most a quarter of what is free.
+func TestCache(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		k := &known{Input: Input{CacheFree: hypervisor.Bytes(rapid.Int64Range(0, int64(64*gib)).Draw(t, "free"))}}
+		k.growth.Set = hypervisor.Bytes(rapid.Int64Range(0, int64(32*gib)).Draw(t, "set"))
+		c := k.cache()
+		switch {
+		case c == 0 && max(2*k.growth.Set, leastCache) < k.CacheFree/cacheShare:
+			t.Fatalf("no cache for a set of %s in %s", k.growth.Set, k.CacheFree)
+		case c != 0 && (c&(c-1) != 0 || c < k.growth.Set || c > k.CacheFree/cacheShare):
+			t.Fatalf("cache of %s for a set of %s in %s", c, k.growth.Set, k.CacheFree)
+		}
+	})
+}
+
+func drawReceipt(t *rapid.T, n int) Receipt {
+	amount := func(name string) hypervisor.Bytes {
+		return hypervisor.Bytes(rapid.Int64Range(0, int64(64*gib)).Draw(t, name))
+	}
+	rate := func(name string) hypervisor.BytesPerSecond { return hypervisor.BytesPerSecond(amount(name)) }
+	span := func(name string) time.Duration {
+		return time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, name))
+	}
+	return Receipt{
+		ID: fmt.Sprintf("m%03d", n), At: t0.Add(-time.Duration(rapid.IntRange(0, 100).Draw(t, "days")) * 24 * time.Hour),
+		Strategy: rapid.SampledFrom([]string{plain, xbzrle, zstd, "", "postcopy"}).Draw(t, "strategy"),
+		Done:     rapid.Bool().Draw(t, "done"), Code: rapid.SampledFrom([]string{"", "cancelled", "not-converging"}).Draw(t, "code"),
+		Memory: amount("memory"), FirstPass: amount("first"), Bandwidth: rate("bandwidth"), Achieved: rate("achieved"),
+		Growth: model.Growth{Set: amount("set"), Rate: rate("dirty")}, Ratio: rapid.Float64Range(0, 3).Draw(t, "ratio"),
+		Setup: span("setup"), Switchover: span("switchover"), Seconds: rapid.Float64Range(0, 1e6).Draw(t, "seconds"),
+		PauseMS: rapid.Int64Range(0, 1e6).Draw(t, "pause"), Limit: span("limit"), LeastShare: rapid.Float64Range(0, 1).Draw(t, "share"),
+		Slowdown: rapid.Float64Range(0, 1).Draw(t, "slowdown"),
+	}
+}
+
+// Whatever is known, a forecast is finite, within its range, and one of what both hosts can do; the order
+// in which receipts were learned does not matter.
+func TestForecastProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := Input{
+			Now: t0, Memory: hypervisor.Bytes(rapid.Int64Range(0, int64(64*gib)).Draw(t, "memory")),
+			Bandwidth: hypervisor.BytesPerSecond(rapid.Int64Range(0, 4<<30).Draw(t, "bandwidth")),
+			CacheFree: hypervisor.Bytes(rapid.Int64Range(0, int64(64*gib)).Draw(t, "free")),
+			Can:       Capabilities{XBZRLE: rapid.Bool().Draw(t, "can xbzrle"), Zstd: rapid.Bool().Draw(t, "can zstd"), PostCopy: rapid.Bool().Draw(t, "can post-copy")},
+			Intent: Intent{
+				MaxPause: time.Duration(rapid.IntRange(0, 2000).Draw(t, "pause")) * time.Millisecond, MaxSlowdown: rapid.Float64Range(0, 0.95).Draw(t, "slowdown"),
+				PostCopy: rapid.Bool().Draw(t, "post-copy"),
+			},
+		}
+		in.Intent.Ceiling = in.Intent.MaxPause * 2
+		if rapid.Bool().Draw(t, "sampled") {
+			in.Basis.Dirty = sampled(hypervisor.Bytes(rapid.Int64Range(0, int64(8*gib)).Draw(t, "sample")))
+		}
+		var list []Receipt
+		for n := range rapid.IntRange(0, 10).Draw(t, "receipts") {
+			list = append(list, drawReceipt(t, n))
+		}
+		in.Profile, _ = Profile{}.Learn(list...)
+		f := Of(in)
+		switch {
+		case f.Duration <= 0 || f.Low > f.Duration || f.High < f.Duration && f.High < 1<<60:
+			t.Fatalf("duration %s, from %s to %s", f.Duration, f.Low, f.High)
+		case f.Bytes < 0 || f.Pause < 0 || f.Slowdown < 0 || f.Slowdown > 1:
+			t.Fatalf("%+v", f)
+		case f.Converges == (f.Why != ""):
+			t.Fatalf("converges %v: %q", f.Converges, f.Why)
+		case !in.Can.XBZRLE && f.Strategy.Name() == xbzrle, !in.Can.Zstd && f.Strategy.Name() == zstd:
+			t.Fatalf("%s, which the hosts can't do", f.Strategy.Name())
+		case f.Confidence == None && len(list) > 0 && slices.ContainsFunc(list[max(0, len(list)-Keep):], func(r Receipt) bool { return r.Done }):
+			t.Fatal("nothing is known, though a migration was done")
+		}
+		shuffled := slices.Clone(list)
+		rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
+		var p Profile
+		for _, r := range shuffled {
+			p, _ = p.Learn(r)
+		}
+		if again, isNew := p.Learn(shuffled...); isNew || len(again.Receipts) > Keep {
+			t.Fatalf("learned again: new %v, %d receipts", isNew, len(again.Receipts))
+		}
+		in.Profile = p
+		if diff := cmp.Diff(f, Of(in)); diff != "" {
+			t.Fatalf("another order of learning, another forecast:\n%s", diff)
+		}
+	})
+}
