@@ -30,7 +30,7 @@ const (
 	// worth is how many seconds of migration a lost second of guest work must save, and spare the share
 	// of the migration's time that may be lost, where the guest would converge without being slowed.
 	worth = 2.5
-	spare = 0.03
+	spare = 0.05
 	// patience is how long passes that do not shrink are watched before the guest or the promise pays
 	// for it, where they differ from each other: periodic load has dips.
 	patience = 6 * time.Second
@@ -278,6 +278,10 @@ func (c *Controller) speed() hypervisor.BytesPerSecond {
 
 // growth fits what was seen, helped by what was known before while there is little.
 func (c *Controller) growth() (model.Growth, float64, bool) {
+	return model.Fit(c.evidence(), c.prev.MemTotal)
+}
+
+func (c *Controller) evidence() []model.Sample {
 	seen := c.seen
 	if p := c.start.Prior.Growth; p.Rate > 0 && len(seen) < 3 {
 		known := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
@@ -286,7 +290,7 @@ func (c *Controller) growth() (model.Growth, float64, bool) {
 		}
 		seen = append(known, seen...)
 	}
-	return model.Fit(seen, c.prev.MemTotal)
+	return seen
 }
 
 // plan is a way to end the migration from the present pass on.
@@ -337,7 +341,7 @@ func (c *Controller) judge(r Reading) Decision {
 	}
 	c.raise(promise)
 	periodic := spread > 0.2 || c.varied()
-	if periodic && r.Elapsed-c.stuck < patience || len(c.seen) < 2 && shrinks {
+	if periodic && r.Elapsed-c.stuck < patience || len(c.evidence()) < 2 && shrinks {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
 	}
 	return c.pay(r, g)
@@ -395,8 +399,7 @@ func (c *Controller) slowing(p plan) Decision {
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
 	if p, ok := c.slowed(g); ok && r.Elapsed+p.Duration <= budget {
-		total := r.Elapsed + p.Duration
-		if float64(c.lost+p.lost) <= reserve*c.start.MaxSlowdown*float64(total) {
+		if c.affordable(r, p) {
 			return c.slow(r, p)
 		}
 		// The intent is a share of the whole time: later it is affordable.
@@ -417,15 +420,32 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	return c.giveUp(r)
 }
 
+// affordable reports whether the intent allows what the guest would lose by the plan's end.
+func (c *Controller) affordable(r Reading, p plan) bool {
+	return float64(c.lost+p.lost) <= reserve*c.start.MaxSlowdown*float64(r.Elapsed+p.Duration)
+}
+
 func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.stuck }
 
 // land watches a guest that is slowed: passes must shrink now.
 func (c *Controller) land(r Reading, g model.Growth) Decision {
 	p := c.try(g, r.Share, c.sending(c.start.MaxPause))
+	deepest := max(leastShare, r.Least)
+	if !c.affordable(r, p) {
+		// It takes longer than was thought. Slower still is sooner over, and costs less.
+		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d) {
+			c.share, c.landing = deepest, r.Round
+			return c.slowing(d)
+		}
+		if p.Duration > 2*time.Second {
+			c.share, c.landing = 1, 0
+			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
+		}
+	}
 	if r.Round-c.landing < 4 || p.Converges && c.shrinking() {
 		return c.slowing(p)
 	}
-	if deepest := max(leastShare, r.Least); c.share > deepest {
+	if c.share > deepest {
 		c.share, c.landing = deepest, r.Round
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
@@ -441,7 +461,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 // giveUp ends the attempt, or lets post-copy end it where that is allowed. Short passes are watched
 // for a while before.
 func (c *Controller) giveUp(r Reading) Decision {
-	if c.stalledFor(r) < patience && c.seen[len(c.seen)-1].Window < patience {
+	if n := len(c.seen); c.stalledFor(r) < patience && (n == 0 || c.seen[n-1].Window < patience) {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, waiting for a dip"}
 	}
 	c.share = 1

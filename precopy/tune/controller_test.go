@@ -1,0 +1,116 @@
+package tune_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/tune"
+
+	"pgregory.net/rapid"
+)
+
+// TestAdoptedBudget is of an agent that adopts a job which it can't read at first: the budget comes
+// from the job's own figure once there is one.
+func TestAdoptedBudget(t *testing.T) {
+	c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, Limit: 20 * time.Millisecond})
+	r := tune.Reading{JobStats: hypervisor.JobStats{Elapsed: 2 * time.Minute}}
+	if d := c.Step(r); d.Action != tune.Wait {
+		t.Errorf("job without figures: %+v, want to wait", d)
+	}
+	r.MemTotal, r.MemRemaining, r.Round = 8192*mib, 4000*mib, 1
+	if d := c.Step(r); d.Action != tune.Wait {
+		t.Errorf("two minutes into 8 GiB at 43 MiB/s: %+v, want to wait", d)
+	}
+	r.Elapsed = time.Hour
+	if d := c.Step(r); d.Reason != tune.OverBudget {
+		t.Errorf("an hour into 8 GiB at 43 MiB/s: %+v, want over budget", d)
+	}
+}
+
+func TestNoBandwidthIsNoBudget(t *testing.T) {
+	c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Memory: 1 << 40})
+	r := tune.Reading{JobStats: hypervisor.JobStats{Elapsed: time.Minute, MemTotal: 1 << 40, MemRemaining: 1 << 39, Round: 1}}
+	if d := c.Step(r); d.Action != tune.Wait {
+		t.Errorf("a minute into a TiB without a cap: %+v, want to wait", d)
+	}
+}
+
+// What is not known yet is not given as nothing.
+func TestAdviceBeforeTheFirstPassIsOver(t *testing.T) {
+	c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, Budget: 2 * time.Second})
+	d := c.Step(tune.Reading{JobStats: hypervisor.JobStats{Elapsed: 3 * time.Second, MemTotal: 512 * mib, MemRemaining: 400 * mib, Round: 1}})
+	if d.Reason != tune.OverBudget || strings.Contains(d.Text, "0 B") || strings.Contains(d.Text, "about 0s") {
+		t.Errorf("%q: %s", d.Reason, d.Text)
+	}
+}
+
+// TestControllerProperties feeds readings that make no sense at all: whatever they say, the limit only
+// rises, over the promise only for a stated reason and never so far that what is sent in the pause takes
+// longer than the ceiling; the guest is slowed only where that is allowed and possible, and never after
+// an end.
+func TestControllerProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ms := func(name string, most int) time.Duration {
+			return time.Duration(rapid.IntRange(0, most).Draw(t, name)) * time.Millisecond
+		}
+		start := tune.Start{
+			MaxPause: ms("promise", 500), Ceiling: ms("ceiling", 2000), Budget: ms("budget", 600_000), Bandwidth: mbit400,
+			Memory:      hypervisor.Bytes(rapid.Int64Range(0, 1<<40).Draw(t, "memory")),
+			MaxSlowdown: rapid.SampledFrom([]float64{0, 0.1, 0.5, 1}).Draw(t, "slowdown"),
+			PostCopy:    rapid.Bool().Draw(t, "post-copy"),
+		}
+		least := rapid.SampledFrom([]float64{0, 0.1, 0.5, 1}).Draw(t, "least")
+		c := tune.New(start)
+		promise := max(start.MaxPause, time.Millisecond)
+		ceiling := max(start.Ceiling, promise)
+		now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+		began, last, round := now, c.Limit(), 0
+		if last > promise {
+			t.Fatalf("begins with %s, promised %s", last, promise)
+		}
+		for range rapid.IntRange(1, 120).Draw(t, "readings") {
+			now = now.Add(ms("gap", 8000))
+			round += rapid.IntRange(0, 2).Draw(t, "rounds")
+			r := tune.Reading{Share: c.Share(), Least: least, Now: now, JobStats: hypervisor.JobStats{
+				Elapsed: now.Sub(began), Round: round, MemTotal: 1 << 33,
+				MemRemaining: hypervisor.Bytes(rapid.Int64Range(0, 1<<33).Draw(t, "rest")),
+				MemProcessed: hypervisor.Bytes(rapid.Int64Range(0, 1<<34).Draw(t, "sent")),
+				DirtyRate:    hypervisor.BytesPerSecond(rapid.Int64Range(0, 1<<33).Draw(t, "dirty")),
+			}}
+			d := c.Step(r)
+			if c.Limit() < last || c.Limit() > ceiling {
+				t.Fatalf("limit went from %s to %s, ceiling %s", last, c.Limit(), ceiling)
+			}
+			if c.Limit() > promise && c.Limit() > last && d.Reason != tune.AtCeiling && d.Action == tune.Wait {
+				t.Fatalf("%s is over the promise of %s for %q", c.Limit(), promise, d.Reason)
+			}
+			if s := c.Share(); s <= 0 || s > 1 || s < 1 && (start.MaxSlowdown == 0 || least == 0 || least == 1 || round <= 1) {
+				t.Fatalf("slowed to %v where the least is %v, and %v may be lost", s, least, start.MaxSlowdown)
+			}
+			if d.Action != tune.Wait && c.Share() != 1 {
+				t.Fatalf("ended with the guest slowed: %+v", d)
+			}
+			switch {
+			case d.Action == tune.Abort && d.Reason == tune.OverBudget:
+				if start.Budget > 0 && r.Elapsed <= start.Budget || start.Budget == 0 && r.Elapsed <= time.Minute {
+					t.Fatalf("over budget after %s of %s", r.Elapsed, start.Budget)
+				}
+			case d.Action == tune.StartPostCopy && !start.PostCopy:
+				t.Fatal("post-copy where it is not allowed")
+			case d.Action != tune.Wait && d.Reason != tune.NotConverged:
+				t.Fatalf("gave up for %q", d.Reason)
+			case d.Action != tune.Wait && round <= 1:
+				t.Fatal("gave up in the first pass")
+			}
+			if d.Reason == "" || d.Text == "" {
+				t.Fatalf("a decision without a reason: %+v", d)
+			}
+			last = c.Limit()
+			if d.Action != tune.Wait {
+				return
+			}
+		}
+	})
+}
