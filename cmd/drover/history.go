@@ -32,11 +32,12 @@ func listHistory(ctx context.Context, s *session) (any, func() out.Table, error)
 	if vm != "" {
 		from = store.DefaultRetention().HistoryKeep // its own may be far back
 	}
-	old, err := s.History(ctx, from)
+	// In this order: what goes to the history in between is in both.
+	present, err := s.ListMigrations(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	present, err := s.ListMigrations(ctx)
+	old, err := s.History(ctx, from)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,18 +16,23 @@ import (
 	"drover/scheduler/policy"
 )
 
-// recent is how long a finished migration stays in the list.
-const recent = 24 * time.Hour
+const (
+	// recent is how long a finished migration stays in the list.
+	recent = 24 * time.Hour
+	// searchBack is how many migrations of the history are searched for a VM or a part of an ID.
+	searchBack = 1000
+)
 
 func migrationCommand() *cli.Command {
 	return &cli.Command{
 		Name: "migration", Usage: "migrations under way and past: list, follow, cancel",
 		Subcommands: []*cli.Command{
 			{
-				Name: "list", Aliases: []string{"ls"}, Usage: "unfinished migrations, and those finished in the last 24 hours",
+				Name: "list", Aliases: []string{"ls"}, Usage: "unfinished migrations, and each VM's last ones of the last 24 hours",
+				Description: "Of what has finished, the last that ended and the last that moved the VM are shown: drover history has all.",
 				Flags: []cli.Flag{
 					watchFlag(),
-					toggle("all", "all finished ones too that are not in the history yet", "a"),
+					toggle("all", "those that finished before too", "a"),
 				},
 				Action: takes(0, 0, "", listing(listMigrations)),
 			},
@@ -118,9 +123,18 @@ func findMigration(ctx context.Context, s *session, word string) (precopy.Stored
 	if m, ok, err := newestOf(snap, word); ok || err != nil {
 		return m, err
 	}
+	past, err := s.History(ctx, searchBack)
+	if err != nil {
+		return precopy.Stored{}, err
+	}
 	var found []precopy.Stored
 	for id, m := range snap.Migrations {
-		if len(word) >= 4 && (strings.HasPrefix(id, word) || strings.HasSuffix(id, word)) {
+		if isPart(id, word) {
+			found = append(found, m)
+		}
+	}
+	for _, m := range foundIn(past, word) {
+		if _, there := snap.Migrations[m.ID]; !there { // it went to the history just now
 			found = append(found, m)
 		}
 	}
@@ -131,6 +145,29 @@ func findMigration(ctx context.Context, s *session, word string) (precopy.Stored
 		return precopy.Stored{}, fmt.Errorf("no migration %q, and no VM of that name has one (drover migration list shows them)", word)
 	}
 	return precopy.Stored{}, fmt.Errorf("%q means %d migrations: give the whole ID", word, len(found))
+}
+
+// isPart reports whether word is the beginning or the end of an ID, long enough to mean it.
+func isPart(id, word string) bool {
+	return len(word) >= 4 && (strings.HasPrefix(id, word) || strings.HasSuffix(id, word))
+}
+
+// foundIn returns the migrations of the history, newest first, whose ID the word is a part of; else the
+// last of the VM with that name or UUID, if there is one.
+func foundIn(past []precopy.Migration, word string) []precopy.Stored {
+	var byID, byVM []precopy.Stored
+	for _, m := range past {
+		switch stored := (precopy.Stored{Migration: m, Past: true}); {
+		case isPart(m.ID, word):
+			byID = append(byID, stored)
+		case len(byVM) == 0 && (m.Domain == word || string(m.UUID) == strings.ToLower(word)):
+			byVM = append(byVM, stored)
+		}
+	}
+	if len(byID) > 0 {
+		return byID
+	}
+	return byVM
 }
 
 // newestOf returns the migration that a VM's name stands for: its unfinished one, else the one that was

@@ -84,3 +84,28 @@ func TestNewestOf(t *testing.T) {
 		})
 	}
 }
+
+func TestFoundIn(t *testing.T) {
+	past := []precopy.Migration{
+		{ID: "0003-aaaa", Domain: "web", UUID: "u1"},
+		{ID: "0002-bbbb", Domain: "web", UUID: "u1"},
+		{ID: "0001-cccc", Domain: "cccc", UUID: "u2"},
+	}
+	for word, want := range map[string]string{
+		"0002": "0002-bbbb", "bbbb": "0002-bbbb", "bb": "", "000": "", "web": "0003-aaaa", "U2": "0001-cccc", "cccc": "0001-cccc", "db": "",
+	} {
+		got := ""
+		for _, m := range foundIn(past, word) {
+			got += m.ID
+			if !m.Past {
+				t.Errorf("%s: not marked as past", word)
+			}
+		}
+		if got != want {
+			t.Errorf("%s: found %q, want %q", word, got, want)
+		}
+	}
+	if n := len(foundIn(append(past, precopy.Migration{ID: "0001-bbbb"}), "bbbb")); n != 2 {
+		t.Errorf("a part of two IDs: found %d", n)
+	}
+}
