@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/out"
 	"drover/hypervisor"
+	"drover/precopy"
 	"drover/scheduler"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
@@ -17,13 +19,14 @@ import (
 func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "where a VM could move to, and why not elsewhere", ArgsUsage: "VM",
-		Description: "Asks the VM's host and every other host's libvirt; changes nothing.\n" +
+		Description: "Asks the VM's host and every other host's libvirt; changes nothing. Says what to expect of a\n" +
+			"move under the VM's policy, and what that rests on.\n" +
 			"Exit status 1 when there is nowhere to go.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "check only this `HOST`"},
 			toggle("copy-storage", "reckon with disks that are not shared being copied"),
 		},
-		Action: takes(1, 1, "VM", long(checkVM)),
+		Action: takes(1, 1, "VM", long(func(ctx context.Context, s *session) error { return checkVM(ctx, s, wish{}) })),
 	}
 }
 
@@ -39,6 +42,8 @@ type hostVerdict struct {
 	Host     string               `json:"host"`
 	OK       bool                 `json:"ok"`
 	Blockers []hypervisor.Blocker `json:"blockers"`
+	// Forecast is what to expect; nil where nothing is, as it can't move there.
+	Forecast *precopy.Forecast `json:"forecast,omitempty"`
 }
 
 func (v verdict) anyOK() bool {
@@ -50,8 +55,8 @@ func (v verdict) anyOK() bool {
 	return false
 }
 
-func checkVM(ctx context.Context, s *session) error {
-	v, err := check(ctx, s, s.word())
+func checkVM(ctx context.Context, s *session, w wish) error {
+	v, err := check(ctx, s, s.word(), w)
 	if err != nil {
 		return err
 	}
@@ -64,8 +69,9 @@ func checkVM(ctx context.Context, s *session) error {
 	return nil
 }
 
-// check runs the preflight that the scheduler runs before it orders, for --to or every other host.
-func check(ctx context.Context, s *session, word string) (verdict, error) {
+// check runs the preflight that the scheduler runs before it orders, for --to or every other host, and
+// forecasts a move under what is wished.
+func check(ctx context.Context, s *session, word string, w wish) (verdict, error) {
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
 	snap, err := s.snapshot(rctx)
@@ -80,12 +86,27 @@ func check(ctx context.Context, s *session, word string) (verdict, error) {
 	if err != nil {
 		return verdict{}, err
 	}
+	profile, err := s.Profile(rctx, d.Facts.ID)
+	if err != nil {
+		return verdict{}, err
+	}
+	promise, _, promised := w.promise(snap, d)
 	request := feasible.Request{Domain: d, CopyStorage: s.cli.Bool("copy-storage")}
 	found := scheduler.CheckAll(ctx, s.Store, snap, request, hosts)
 	v := verdict{VM: d.Facts.Name, UUID: string(d.Facts.ID), Source: d.Host.Name, Hosts: []hostVerdict{}}
 	for _, h := range hosts {
-		blockers := append([]hypervisor.Blocker{}, found[h]...)
-		v.Hosts = append(v.Hosts, hostVerdict{Host: h, OK: len(blockers) == 0, Blockers: blockers})
+		hv := hostVerdict{Host: h, Blockers: append([]hypervisor.Blocker{}, found[h]...)}
+		if promised != nil {
+			hv.Blockers = append(hv.Blockers, hypervisor.Blocker{Code: feasible.Policy, Detail: promised.Error()})
+		} else if len(hv.Blockers) == 0 {
+			f := scheduler.Forecast(snap, d, h, promise, request.CopyStorage, profile, snap.Now)
+			hv.Forecast = precopy.ForecastOf(f)
+			if b := scheduler.HopelessBlocker(f, promise); b != nil {
+				hv.Blockers = append(hv.Blockers, *b)
+			}
+		}
+		hv.OK = len(hv.Blockers) == 0
+		v.Hosts = append(v.Hosts, hv)
 	}
 	return v, ctx.Err()
 }
@@ -107,12 +128,17 @@ func candidates(snap *fleet.Snapshot, d fleet.Domain, to string) ([]string, erro
 
 func (v verdict) table() out.Table {
 	t := out.Table{
-		Head: []string{"HOST", "VERDICT", "REASON"},
+		Head: []string{"HOST", "VERDICT", "FORECAST OR REASON"},
 		None: "there is no host but " + v.Source,
 	}
 	for _, h := range v.Hosts {
 		if h.OK {
-			t.Add(h.Host, "ok", "")
+			t.Add(h.Host, "ok", expected(*h.Forecast))
+			for _, more := range []string{h.Forecast.Beyond, h.Forecast.Unlikely} {
+				if more != "" {
+					t.Add("", "", more)
+				}
+			}
 		}
 		for i, b := range h.Blockers {
 			if i == 0 {
@@ -123,4 +149,18 @@ func (v verdict) table() out.Table {
 		}
 	}
 	return t
+}
+
+// expected is the one line about a forecast: "about 12 s (9 to 18 s), 600 MiB, pause 70 ms, xbzrle: one
+// earlier migration".
+func expected(f precopy.Forecast) string {
+	if f.Unlikely != "" {
+		return "it may not end within the intent: " + f.Rests
+	}
+	span := func(s float64) string { return out.Span(time.Duration(s * float64(time.Second))) }
+	text := fmt.Sprintf("about %s (%s to %s), %s, pause %d ms", span(f.Seconds), span(f.SecondsLow), span(f.SecondsHigh), f.Bytes, f.PauseMS)
+	if f.Slowdown > 0 {
+		text += fmt.Sprintf(", %.0f %% of its work lost", 100*f.Slowdown)
+	}
+	return text + ", " + f.Strategy + ": " + f.Rests
 }

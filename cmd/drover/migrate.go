@@ -65,7 +65,7 @@ func migrate(c *cli.Context) error {
 			if err := s.showPromise(ctx, wish); err != nil {
 				return err
 			}
-			return checkVM(ctx, s)
+			return checkVM(ctx, s, wish)
 		})(c)
 	}
 	return long(func(ctx context.Context, s *session) error {
@@ -161,9 +161,21 @@ func (s *session) ordered(ctx context.Context, m precopy.Stored) error {
 		s.note("%s will move: %s", m.Domain, out.Clean(m.Reason))
 	default:
 		s.note("%s moves from %s to %s; follow it: drover migration watch %s", m.Domain, m.Source, m.Target, m.ID)
+		s.foretell(m.Migration)
 	}
 	_, err = fmt.Fprintln(s.cli.App.Writer, m.ID)
 	return err
+}
+
+// foretell says what is expected of a migration, if anything is.
+func (s *session) foretell(m precopy.Migration) {
+	if m.Forecast == nil {
+		return
+	}
+	s.note("expected: %s", expected(*m.Forecast))
+	if why := m.Forecast.Unlikely; why != "" {
+		s.note("%s", why)
+	}
 }
 
 // ended prints the answer about a migration that is over and returns the error that gives the exit

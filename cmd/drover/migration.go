@@ -285,7 +285,7 @@ func migrationTable(m precopy.Migration) out.Table {
 	}
 	t.Add("Promise:", promiseText(m.Policy))
 	if f := m.Forecast; f != nil {
-		t.Add("Forecast:", fmt.Sprintf("%.1f s, %s, pause %d ms", f.Seconds, f.Bytes, f.PauseMS))
+		t.Add("Forecast:", joinNotes(expected(*f), f.Beyond, f.Unlikely))
 	}
 	if o := m.Outcome; o != nil {
 		pause := "pause not known"

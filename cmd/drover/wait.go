@@ -31,7 +31,14 @@ var errNoScheduler = errors.New("no scheduler is running: start one (drover sche
 // follow shows a migration's progress on stderr until it is over.
 func (s *session) follow(ctx context.Context, m precopy.Stored) error {
 	bar := out.NewProgress(s.stderr())
-	m, err := s.until(ctx, m, func(m precopy.Migration) bool { return m.Phase.Final() }, bar)
+	foretold := m.Phase.Started()
+	m, err := s.until(ctx, m, func(m precopy.Migration) bool {
+		if !foretold && m.Forecast != nil {
+			foretold = true
+			s.foretell(m)
+		}
+		return m.Phase.Final()
+	}, bar)
 	bar.Close()
 	if err != nil {
 		return s.interrupted(ctx, m, err)

@@ -138,6 +138,33 @@ done      100 %  15 s: moved to kvm2
 }
 
 // A migration that does not converge stands still, however much it sends.
+// In the first pass the forecast knows of the passes that follow, the job does not.
+func TestETA(t *testing.T) {
+	f := &precopy.Forecast{Seconds: 60}
+	tests := []struct {
+		name     string
+		forecast *precopy.Forecast
+		p        *precopy.Progress
+		want     string
+	}{
+		{"not begun", f, nil, ""},
+		{"first pass", f, &precopy.Progress{Round: 1, Elapsed: 20 * time.Second, ETA: 5 * time.Second}, "ETA 40 s"},
+		{"first pass, nothing known of the link yet", f, &precopy.Progress{Elapsed: 20 * time.Second}, "ETA 40 s"},
+		{"first pass, slower than thought", f, &precopy.Progress{Round: 1, Elapsed: 20 * time.Second, ETA: 50 * time.Second}, "ETA 50 s"},
+		{"first pass, longer than thought", f, &precopy.Progress{Round: 1, Elapsed: 70 * time.Second, ETA: 5 * time.Second}, "ETA 5.0 s"},
+		{"no end was expected", &precopy.Forecast{Seconds: 60, Unlikely: "why"}, &precopy.Progress{Round: 1, ETA: 5 * time.Second}, "ETA 5.0 s"},
+		{"later", f, &precopy.Progress{Round: 2, Elapsed: 20 * time.Second, ETA: 5 * time.Second}, "ETA 5.0 s"},
+		{"never forecast", nil, &precopy.Progress{Round: 1, ETA: 5 * time.Second}, "ETA 5.0 s"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := eta(precopy.Migration{Forecast: tc.forecast}, tc.p); got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestProgressStall(t *testing.T) {
 	g := NewProgress(io.Discard)
 	for i := range 1000 {

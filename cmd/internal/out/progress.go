@@ -59,7 +59,7 @@ func (g *Progress) Show(now time.Time, m precopy.Migration, p *precopy.Progress)
 		return
 	}
 	text := fmt.Sprintf("%-9s %3d %%", m.Phase, g.percent())
-	for _, part := range append([]string{elapsed(now, m, p), eta(p)}, numbers(p)...) {
+	for _, part := range append([]string{elapsed(now, m, p), eta(m, p)}, numbers(p)...) {
 		if part != "" {
 			text += "  " + part
 		}
@@ -112,7 +112,14 @@ func elapsed(now time.Time, m precopy.Migration, p *precopy.Progress) string {
 	return Span(p.Elapsed)
 }
 
-func eta(p *precopy.Progress) string {
+// eta is the time still needed. In the first pass that is what the forecast leaves: the job itself knows
+// nothing then of the passes that follow.
+func eta(m precopy.Migration, p *precopy.Progress) string {
+	if f := m.Forecast; f != nil && f.Unlikely == "" && p != nil && p.Round <= 1 {
+		if left := time.Duration(f.Seconds*float64(time.Second)) - p.Elapsed; left > p.ETA {
+			return "ETA " + Span(left)
+		}
+	}
 	switch {
 	case p == nil || p.ETA == 0:
 		return ""
@@ -154,7 +161,7 @@ func (g *Progress) draw(now time.Time, m precopy.Migration, p *precopy.Progress)
 	const bar = 24
 	filled := int(g.share * bar)
 	lines := []string{fmt.Sprintf("[%s%s] %3d %%  %s  %s  %s", strings.Repeat("#", filled), strings.Repeat("-", bar-filled),
-		g.percent(), m.Phase, elapsed(now, m, p), eta(p))}
+		g.percent(), m.Phase, elapsed(now, m, p), eta(m, p))}
 	if p != nil {
 		lines = append(lines, "  "+strings.Join(numbers(p), "  "))
 	}
