@@ -197,11 +197,24 @@ func (l *Lab) having(t testing.TB, guest, filter string) []string {
 	return out
 }
 
-// Records returns the guest's migrations, oldest first.
+// Records returns all migrations of the guest, oldest first.
 func (l *Lab) Records(t testing.TB, guest string) []precopy.Migration {
 	t.Helper()
+	out := l.records(t, guest, "migration", "list") // first: what goes to the history in between is in both
+	for _, m := range l.records(t, guest, "history", "--limit", "10000") {
+		if !slices.ContainsFunc(out, func(o precopy.Migration) bool { return o.ID == m.ID }) {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b precopy.Migration) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// records returns the migrations of the guest, oldest first, that a listing has.
+func (l *Lab) records(t testing.TB, guest string, listing ...string) []precopy.Migration {
+	t.Helper()
 	var all, out []precopy.Migration
-	unmarshal(t, l.MustDrover(t, "migration", "list", "-o", "json").Stdout, &all)
+	unmarshal(t, l.MustDrover(t, append(listing, "-o", "json")...).Stdout, &all)
 	for _, m := range all {
 		if m.Domain == guest {
 			out = append(out, m)
@@ -214,7 +227,7 @@ func (l *Lab) Records(t testing.TB, guest string) []precopy.Migration {
 // Last returns the guest's newest migration.
 func (l *Lab) Last(t testing.TB, guest string) precopy.Migration {
 	t.Helper()
-	all := l.Records(t, guest)
+	all := l.records(t, guest, "migration", "list")
 	if len(all) == 0 {
 		t.Fatalf("no record of a migration of %s", guest)
 	}
@@ -226,7 +239,7 @@ func (l *Lab) WaitPhase(t testing.TB, guest string, limit time.Duration, phases 
 	t.Helper()
 	var m precopy.Migration
 	l.Eventually(t, limit, fmt.Sprintf("%s in %v", guest, phases), func() bool {
-		all := l.Records(t, guest)
+		all := l.records(t, guest, "migration", "list")
 		if len(all) == 0 {
 			return false
 		}
