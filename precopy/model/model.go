@@ -88,6 +88,12 @@ type Sample struct {
 // only how fast it grows at least; the fit is the slowest growth that explains them as well. False
 // when no sample says anything.
 func Fit(samples []Sample, total hypervisor.Bytes) (g Growth, spread float64, ok bool) {
+	return Slowest(samples, total, tolerance)
+}
+
+// Slowest is the slowest growth whose relative error is at most the tolerance worse than the best
+// fit's.
+func Slowest(samples []Sample, total hypervisor.Bytes, tolerance float64) (g Growth, spread float64, ok bool) {
 	use := slices.DeleteFunc(slices.Clone(samples), func(s Sample) bool { return s.Window <= 0 || s.Dirtied <= 0 })
 	if len(use) == 0 {
 		return Growth{}, 0, false

@@ -36,6 +36,8 @@ const (
 	patience = 6 * time.Second
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.85
+	// doubt is the relative error that is thought possible before a guest is given up.
+	doubt   = 0.15
 	samples = 6 // passes that the growth is fitted to
 )
 
@@ -70,6 +72,7 @@ type Controller struct {
 	least   float64          // share
 	adopted bool             // from its middle on
 	blind   bool             // nothing is known of how the present pass began
+	hoped   bool             // slowing was tried on a hopeful guess
 	landing int              // the pass in which the guest was slowed; 0 when it is not
 	highest hypervisor.BytesPerSecond
 	present Decision
@@ -398,7 +401,8 @@ func (c *Controller) slowing(p plan) Decision {
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	if p, ok := c.slowed(g); ok && r.Elapsed+p.Duration <= budget {
+	p, ok := c.slowed(g)
+	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p) {
 			return c.slow(r, p)
 		}
@@ -407,6 +411,13 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtPromise, Text: fmt.Sprintf(
 				"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
 				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
+		}
+	}
+	if hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt); fits && !c.hoped && hopeful.Rate < g.Rate {
+		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
+		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p) && r.Elapsed+p.Duration <= budget {
+			c.hoped = true
+			return c.slow(r, p)
 		}
 	}
 	ceiling := c.sending(c.start.Ceiling)
