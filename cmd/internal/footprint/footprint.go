@@ -4,6 +4,7 @@ package footprint
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 )
@@ -15,9 +16,9 @@ const (
 	// giveBackEvery is how often unused memory goes back to the kernel, so that a daemon that does
 	// little holds little more than what it needs.
 	giveBackEvery = 5 * time.Second
-	// costFactor bounds what that costs: the pause is this many times as long as it took. A scheduler
-	// of a thousand hosts collects a heap of hundreds of MiB.
-	costFactor = 200
+	// giveBackHeap is the heap, in bytes, for which as much time again passes in between: collecting it
+	// takes some 1 ms per MiB, so that 1 % of a core or so is the most that it costs.
+	giveBackHeap = 64 << 20
 )
 
 // Keep makes the heap small and steady until ctx ends; GOGC in the environment wins over the small
@@ -26,17 +27,23 @@ func Keep(ctx context.Context, trim func()) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(percent)
 	}
-	for pause := giveBackEvery; ; {
+	for heap := uint64(0); ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause):
-			began := time.Now()
+		case <-time.After(pause(heap)):
 			debug.FreeOSMemory()
 			if trim != nil {
 				trim()
 			}
-			pause = max(giveBackEvery, costFactor*time.Since(began))
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			heap = m.HeapAlloc
 		}
 	}
+}
+
+// pause is how long to wait before memory is given back again, by the size of the heap.
+func pause(heap uint64) time.Duration {
+	return giveBackEvery + time.Duration(heap/(1<<20))*giveBackEvery/(giveBackHeap>>20)
 }
