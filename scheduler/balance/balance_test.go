@@ -1,0 +1,235 @@
+package balance
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"drover/hypervisor"
+)
+
+const gibB = hypervisor.GiB
+
+// drawProblem draws a small fleet, tight enough that room and rules matter; its start may break rules and
+// hosts may have more than they can hold.
+func drawProblem(t *rapid.T) *Problem {
+	p := &Problem{}
+	for i := range rapid.IntRange(1, 6).Draw(t, "hosts") {
+		mem := hypervisor.Bytes(rapid.IntRange(4, 32).Draw(t, "memory")) * gibB
+		p.Hosts = append(p.Hosts, Host{
+			Name: fmt.Sprint("h", i), Cores: hypervisor.Cores(rapid.IntRange(1, 16).Draw(t, "cores")),
+			Memory: mem, Reserved: hypervisor.Bytes(rapid.IntRange(0, 2).Draw(t, "reserved")) * gibB, Link: 1.25e9,
+			Cordoned: rapid.IntRange(0, 7).Draw(t, "cordoned") == 0, Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0,
+		})
+	}
+	for i := range rapid.IntRange(0, 24).Draw(t, "vms") {
+		cpu := rapid.Float64Range(0, 3).Draw(t, "cpu")
+		v := VM{
+			Name: fmt.Sprint("v", i), Host: rapid.IntRange(0, len(p.Hosts)-1).Draw(t, "host"),
+			Memory: hypervisor.Bytes(rapid.IntRange(1, 8).Draw(t, "gib")) * gibB, VCPUs: 2,
+			Mean: Load{CPU: hypervisor.Cores(cpu)}, Peak: Load{CPU: hypervisor.Cores(cpu * rapid.Float64Range(0, 3).Draw(t, "peak"))},
+			Dirty:  hypervisor.BytesPerSecond(rapid.IntRange(0, 2000).Draw(t, "dirty")) << 20,
+			Pinned: rapid.IntRange(0, 9).Draw(t, "pinned") == 0, Resting: rapid.IntRange(0, 9).Draw(t, "resting") == 0,
+		}
+		if rapid.IntRange(0, 9).Draw(t, "moving") == 0 {
+			v.Moving, v.Target = true, rapid.IntRange(0, len(p.Hosts)-1).Draw(t, "target")
+		}
+		if rapid.IntRange(0, 5).Draw(t, "avoids") == 0 {
+			v.Avoid = []int{rapid.IntRange(0, len(p.Hosts)-1).Draw(t, "avoid")}
+		}
+		p.VMs = append(p.VMs, v)
+	}
+	if len(p.VMs) == 0 {
+		return p
+	}
+	for i := range rapid.IntRange(0, 4).Draw(t, "groups") {
+		p.Groups = append(p.Groups, Group{
+			Name:  fmt.Sprint("g", i),
+			VMs:   rapid.SliceOfNDistinct(rapid.IntRange(0, len(p.VMs)-1), 1, min(4, len(p.VMs)), rapid.ID).Draw(t, "members"),
+			Apart: rapid.Bool().Draw(t, "apart"), Required: rapid.Bool().Draw(t, "required"),
+		})
+	}
+	return p
+}
+
+func drawOptions(t *rapid.T) Options {
+	o := Options{
+		Mode:      rapid.SampledFrom([]Mode{Balance, Consolidate, Drain}).Draw(t, "mode"),
+		Objective: rapid.SampledFrom([]Objective{Contention, Score}).Draw(t, "objective"),
+		MaxMoves:  rapid.IntRange(0, 5).Draw(t, "most moves"), MaxBytes: hypervisor.Bytes(rapid.IntRange(0, 20).Draw(t, "most GiB")) * gibB,
+		Evaluations: 3000, Explain: rapid.Bool().Draw(t, "explain"),
+	}
+	if o.Objective == Score && rapid.Bool().Draw(t, "until given") {
+		o.Until = rapid.Float64Range(0.001, 0.5).Draw(t, "until")
+	}
+	return o
+}
+
+// replay carries a plan out on plain maps, with nothing of the planner's own, and fails at the first
+// prefix that breaks something.
+func replay(t *rapid.T, p *Problem, o Options, plan *Plan) []int {
+	at := make([]int, len(p.VMs))
+	mem := make([]hypervisor.Bytes, len(p.Hosts))
+	cpu := make([]float64, len(p.Hosts))
+	for i, v := range p.VMs {
+		at[i] = v.at()
+		mem[at[i]] += v.Memory
+		cpu[at[i]] += float64(v.Mean.CPU)
+		if v.Moving && v.Target != v.Host {
+			mem[v.Host] += v.Memory
+		}
+	}
+	cpuBefore := slices.Clone(cpu)
+	broken := breaches(p, at)
+	fleet := meanUtilisation(p)
+	for k, m := range plan.Moves {
+		v := p.VMs[m.VM]
+		to := p.Hosts[m.To]
+		if m.From != at[m.VM] || m.From == m.To {
+			t.Fatalf("move %d: %s is on %d, moves from %d to %d", k, v.Name, at[m.VM], m.From, m.To)
+		}
+		if v.Pinned || v.Moving || v.Resting && !p.Hosts[v.Host].Draining {
+			t.Fatalf("move %d: %+v may not move", k, v)
+		}
+		if to.Cordoned || to.Draining || slices.Contains(v.Avoid, m.To) {
+			t.Fatalf("move %d: %s goes to %+v, avoiding %v", k, v.Name, to, v.Avoid)
+		}
+		for _, a := range m.After {
+			if a >= k {
+				t.Fatalf("move %d waits for move %d", k, a)
+			}
+		}
+		if k > 0 && m.Wave < plan.Moves[k-1].Wave {
+			t.Fatalf("move %d of wave %d comes after wave %d", k, m.Wave, plan.Moves[k-1].Wave)
+		}
+		mem[m.To] += v.Memory
+		cpu[m.To] += float64(v.Mean.CPU)
+		if mem[m.To] > to.Memory-to.Reserved {
+			t.Fatalf("move %d: %s has %s of %s", k, to.Name, mem[m.To], to.Memory-to.Reserved)
+		}
+		limit := max(float64(to.Cores)*max(1, fleet), cpuBefore[m.To])
+		if v.Mean.CPU > 0 && cpu[m.To] > limit+1e-6 {
+			t.Fatalf("move %d: %s has a load of %v, limit %v", k, to.Name, cpu[m.To], limit)
+		}
+		mem[m.From] -= v.Memory
+		cpu[m.From] -= float64(v.Mean.CPU)
+		at[m.VM] = m.To
+		for g, n := range breaches(p, at) {
+			moving := !p.Groups[g].Apart && broken[g] == 0 && k+1 < len(plan.Moves) &&
+				slices.ContainsFunc(plan.Moves[k+1:], func(n Move) bool { return slices.Contains(p.Groups[g].VMs, n.VM) && n.To == m.To })
+			if p.Groups[g].Required && n > broken[g] && !moving {
+				t.Fatalf("move %d: group %+v is broken %d times, was %d", k, p.Groups[g], n, broken[g])
+			}
+		}
+	}
+	if o.MaxMoves > 0 && len(plan.Moves) > o.MaxMoves {
+		t.Fatalf("%d moves, at most %d", len(plan.Moves), o.MaxMoves)
+	}
+	return at
+}
+
+func meanUtilisation(p *Problem) float64 {
+	load, cores := 0.0, 0.0
+	for _, v := range p.VMs {
+		load += float64(v.Mean.CPU)
+	}
+	for _, h := range p.Hosts {
+		if !h.Draining {
+			cores += float64(h.Cores)
+		}
+	}
+	if cores == 0 {
+		return 0
+	}
+	return load / cores
+}
+
+// breaches counts, by group.
+func breaches(p *Problem, at []int) []int {
+	out := make([]int, len(p.Groups))
+	for g, x := range p.Groups {
+		count := map[int]int{}
+		for _, v := range x.VMs {
+			count[at[v]]++
+		}
+		for _, n := range count {
+			if x.Apart {
+				out[g] += n - 1
+			}
+		}
+		if !x.Apart && len(count) > 0 {
+			out[g] = len(count) - 1
+		}
+	}
+	return out
+}
+
+func TestEveryPrefixHolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, o := drawProblem(t), drawOptions(t)
+		plan, err := Make(p, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replay(t, p, o, plan)
+	})
+}
+
+func TestSameInputSamePlan(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, o := drawProblem(t), drawOptions(t)
+		a, err := Make(p, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := Make(p, o); !reflect.DeepEqual(a, b) {
+			t.Fatalf("two plans:\n%+v\n%+v", a, b)
+		}
+	})
+}
+
+// The sums that are kept are those that a fresh count gives, whatever was moved.
+func TestSumsAreKept(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, o := drawProblem(t), drawOptions(t)
+		o, _ = o.withDefaults()
+		s := newState(compile(p, o))
+		for range rapid.IntRange(0, 30).Draw(t, "moves") {
+			if len(s.items) == 0 {
+				return
+			}
+			i := int32(rapid.IntRange(0, len(s.items)-1).Draw(t, "item"))
+			h := int32(rapid.IntRange(0, len(s.hosts)-1).Draw(t, "to"))
+			if h == s.at[i] {
+				continue
+			}
+			want := s.after(i, h)
+			s.move(i, h)
+			same(t, "foreseen", want, s.totals)
+		}
+		fresh := newState(s.compiled)
+		for i, h := range s.at {
+			if fresh.at[i] != h {
+				fresh.move(int32(i), h)
+			}
+		}
+		same(t, "fresh", fresh.totals, s.totals)
+	})
+}
+
+func same(t *rapid.T, what string, want, got totals) {
+	for name, d := range map[string]float64{
+		"f1": want.f1 - got.f1, "f2": want.f2 - got.f2, "l1": want.l1 - got.l1, "l2": want.l2 - got.l2,
+		"contention": want.contention - got.contention, "price": want.price - got.price, "gib": want.gib - got.gib,
+		"broken": float64(want.broken[0] - got.broken[0] + 1000*(want.broken[1]-got.broken[1])),
+		"others": float64(want.stranded - got.stranded + 1000*(want.moves-got.moves)),
+	} {
+		if math.Abs(d) > 1e-6 {
+			t.Fatalf("%s %s is off by %v: %+v, %+v", what, name, d, want, got)
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package balance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"drover/hypervisor"
+)
+
+// Input is the planner's input as a document, which "drover snapshot" writes. Its names are a contract
+// with outside tools; names that are not known are ignored.
+type Input struct {
+	Hosts        []InputHost  `json:"hosts"`
+	VMs          []InputVM    `json:"vms"`
+	AntiAffinity []InputGroup `json:"anti_affinity,omitempty"`
+	Affinity     []InputGroup `json:"affinity,omitempty"`
+	Drain        []string     `json:"drain,omitempty"` // hosts to be emptied
+}
+
+// InputHost is one host.
+type InputHost struct {
+	Name        string            `json:"name"`
+	Cores       float64           `json:"cores"`
+	MemMiB      float64           `json:"mem_mib"`
+	ReservedMiB float64           `json:"reserved_mib"` // the host's own
+	NetGbit     float64           `json:"net_gbit"`
+	Cordoned    bool              `json:"cordoned"`
+	Labels      map[string]string `json:"labels,omitempty"`
+}
+
+// InputVM is one VM.
+type InputVM struct {
+	Name      string            `json:"name"`
+	UUID      string            `json:"uuid"`
+	Host      string            `json:"host"`
+	VCPUs     int               `json:"vcpus"`
+	MemMiB    float64           `json:"mem_mib"`
+	CPULoad   float64           `json:"cpu_load"`           // cores in use
+	CPUPeak   float64           `json:"cpu_peak,omitempty"` // 95th percentile of it; 0: not known
+	DirtyMiBs float64           `json:"dirty_mib_s"`
+	NetMiBs   float64           `json:"net_mib_s"`
+	DiskGiB   float64           `json:"disk_gib"`
+	Pinned    bool              `json:"pinned"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// InputGroup is a rule about VMs; it is required unless it says that it is not.
+type InputGroup struct {
+	Name     string   `json:"name"`
+	VMs      []string `json:"vms"`
+	Required *bool    `json:"required,omitempty"`
+}
+
+// defaultLink is reckoned with where the speed of a host's link is not given.
+const defaultLink = 1.0 // Gbit/s
+
+// ReadInput reads a document. Errors wrap ErrProblem and say where.
+func ReadInput(r io.Reader) (*Input, error) {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err
+	}
+	var in Input
+	if err := json.Unmarshal(data, &in); err != nil {
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			line := 1
+			for _, b := range data[:min(int(syntax.Offset), len(data))] {
+				if b == '\n' {
+					line++
+				}
+			}
+			return nil, fmt.Errorf("%w: line %d: %w", ErrProblem, line, err)
+		}
+		return nil, fmt.Errorf("%w: %w", ErrProblem, err)
+	}
+	return &in, nil
+}
+
+// Problem returns what the document says, checked. Errors wrap ErrProblem and name what is wrong.
+func (in *Input) Problem() (*Problem, error) {
+	p := &Problem{}
+	hosts := make(map[string]int, len(in.Hosts))
+	for i, h := range in.Hosts {
+		hosts[h.Name] = i
+		link := h.NetGbit
+		if link == 0 {
+			link = defaultLink
+		}
+		var bad error
+		number := func(what string, x, unit float64) float64 {
+			y, err := quantity(x, unit)
+			if err != nil && bad == nil {
+				bad = fmt.Errorf("%w: host %s: %s %v: %w", ErrProblem, h.Name, what, x, err)
+			}
+			return y
+		}
+		p.Hosts = append(p.Hosts, Host{
+			Name: h.Name, Cores: hypervisor.Cores(number("cores", h.Cores, 1)),
+			Memory:   hypervisor.Bytes(number("mem_mib", h.MemMiB, mib)),
+			Reserved: hypervisor.Bytes(number("reserved_mib", h.ReservedMiB, mib)),
+			Link:     hypervisor.BytesPerSecond(number("net_gbit", link, 1e9/8)), Cordoned: h.Cordoned,
+		})
+		if bad != nil {
+			return nil, bad
+		}
+	}
+	names := make(map[string]int, len(in.VMs))
+	for i, v := range in.VMs {
+		at, ok := hosts[v.Host]
+		if !ok {
+			return nil, fmt.Errorf("%w: VM %s is on %q, which is not among the hosts", ErrProblem, v.Name, v.Host)
+		}
+		if _, twice := names[v.Name]; twice {
+			names[v.Name] = -1
+		} else {
+			names[v.Name] = i
+		}
+		if v.UUID != "" {
+			names[v.UUID] = i
+		}
+		var bad error
+		number := func(what string, x, unit float64) float64 {
+			y, err := quantity(x, unit)
+			if err != nil && bad == nil {
+				bad = fmt.Errorf("%w: VM %s: %s %v: %w", ErrProblem, v.Name, what, x, err)
+			}
+			return y
+		}
+		p.VMs = append(p.VMs, VM{
+			Name: v.Name, UUID: v.UUID, Host: at, VCPUs: v.VCPUs, Pinned: v.Pinned,
+			Memory: hypervisor.Bytes(number("mem_mib", v.MemMiB, mib)),
+			Mean: Load{
+				CPU: hypervisor.Cores(number("cpu_load", v.CPULoad, 1)),
+				Net: hypervisor.BytesPerSecond(number("net_mib_s", v.NetMiBs, mib)),
+			},
+			Peak:  Load{CPU: hypervisor.Cores(number("cpu_peak", v.CPUPeak, 1))},
+			Dirty: hypervisor.BytesPerSecond(number("dirty_mib_s", v.DirtyMiBs, mib)),
+		})
+		if bad != nil {
+			return nil, bad
+		}
+	}
+	for _, name := range in.Drain {
+		h, ok := hosts[name]
+		if !ok {
+			return nil, fmt.Errorf("%w: drain: no host is called %q", ErrProblem, name)
+		}
+		p.Hosts[h].Draining = true
+	}
+	for _, kind := range []struct {
+		what   string
+		groups []InputGroup
+		apart  bool
+	}{{"anti_affinity", in.AntiAffinity, true}, {"affinity", in.Affinity, false}} {
+		for _, g := range kind.groups {
+			out := Group{Name: g.Name, Apart: kind.apart, Required: g.Required == nil || *g.Required}
+			for _, name := range g.VMs {
+				i, ok := names[name]
+				if !ok {
+					return nil, fmt.Errorf("%w: %s group %s: no VM is called %q", ErrProblem, kind.what, g.Name, name)
+				}
+				if i < 0 {
+					return nil, fmt.Errorf("%w: %s group %s: several VMs are called %s: name it by its uuid", ErrProblem, kind.what, g.Name, name)
+				}
+				out.VMs = append(out.VMs, i)
+			}
+			p.Groups = append(p.Groups, out)
+		}
+	}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// quantity is x units as a number that fits an int64.
+func quantity(x, unit float64) (float64, error) {
+	switch y := x * unit; {
+	case math.IsNaN(x) || x < 0:
+		return 0, errors.New("want 0 or more")
+	case y > 1<<56:
+		return 0, errors.New("too much to be true")
+	default:
+		return y, nil
+	}
+}

@@ -1,0 +1,184 @@
+package balance
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Plan is what to do. Its moves are in an order in which each fits.
+type Plan struct {
+	Moves         []Move
+	Before, After Metrics
+	Blocked       []Blocked
+	Makespan      time.Duration // of all moves, as far as the prices are right
+	Evaluations   int           // that the search took
+}
+
+// Move is one migration of the plan.
+type Move struct {
+	VM, From, To int // indexes into the problem
+	// Wave numbers moves that may run together; After are indexes of moves that must be done before it.
+	Wave  int
+	After []int
+	Price Price
+	Cause Cause
+	// Gain is what the plan would lose without the move, in price units less its price (core-seconds, or GiB for a Score).
+	Gain float64
+	// Alternatives were other hosts for it, best first, if asked for.
+	Alternatives []Alternative
+}
+
+// Alternative is a host that a move could have gone to.
+type Alternative struct {
+	Host int
+	Why  Why     // it can't
+	Loss float64 // if it can: by so much the plan would be worse, in price units
+}
+
+// Blocked is a VM that stays though it was asked to move, or, if explained, any that stays.
+type Blocked struct {
+	VM     int
+	Asked  bool // its host is to be emptied
+	Why    Why
+	Detail string
+	// Hosts counts the hosts that refuse it, by reason.
+	Hosts map[Why]int
+}
+
+// Cause is what a move is for.
+type Cause string
+
+// The causes.
+const (
+	ToDrain Cause = "drain"     // its host is to be emptied
+	ToMend  Cause = "mend"      // a rule is broken
+	ToEmpty Cause = "empty"     // its host is left empty to save power
+	ToEven  Cause = "balance"   // its host is fuller than others
+	ToRoom  Cause = "make-room" // another VM needs the room
+	ToStage Cause = "staging"   // on its way: of those that wait for each other's room, one steps aside
+)
+
+// Metrics describe a placement. Utilisations are shares of what domains may use.
+type Metrics struct {
+	Score               float64 // standard deviations of hosts' free memory and CPU load, as shares of all
+	CPUStd, CPUMax      float64
+	MemStd, MemMax      float64
+	Contention          float64 // core-seconds per second, expected
+	Broken, Unpreferred int     // breaches of required and preferred rules
+	OnDraining          int     // domains on draining hosts
+	HostsUsed           int
+}
+
+// evaluationsFor is the default budget: enough to try each domain some hundred times, within bounds.
+func evaluationsFor(items int) int { return min(max(600*items, 200_000), 10_000_000) }
+
+// Make finds a plan. The same problem and options give the same plan. Errors wrap ErrProblem or ErrOptions.
+func Make(p *Problem, o Options) (*Plan, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	var emptied map[int]bool
+	if o.Mode == Consolidate {
+		p, emptied = consolidated(p, o)
+	}
+	c := compile(p, o)
+	s := newState(c)
+	plan := &Plan{Before: s.metrics()}
+	x := find(s)
+	plan.Evaluations = x.evaluations
+	if err := x.finish(plan, emptied); err != nil {
+		return nil, err
+	}
+	x.explain(plan)
+	plan.After = s.metrics()
+	return plan, nil
+}
+
+// find searches a placement and leaves the state at it.
+func find(s *state) *search {
+	must, all := s.mustMove(), s.movable()
+	movers := all
+	if s.o.Mode == Drain {
+		movers = must
+	}
+	x := newSearch(s, movers)
+	x.settle(must)
+	budget := s.o.Evaluations
+	if budget == 0 {
+		budget = evaluationsFor(len(movers))
+	}
+	if s.o.Mode == Drain {
+		if slices.ContainsFunc(must, func(i int32) bool { return !s.hosts[s.at[i]].counts }) {
+			// There is no room as things are: others may make it.
+			x.movers = all
+		} else if len(must) > 0 {
+			budget = min(budget, 2000*len(must))
+		}
+	}
+	x.anneal(budget)
+	x.prune()
+	return x
+}
+
+// movable are the items that may move at all.
+func (s *state) movable() []int32 {
+	var out []int32
+	for i := range s.items {
+		if s.items[i].movable {
+			out = append(out, int32(i))
+		}
+	}
+	return out
+}
+
+// mustMove are the items on draining hosts, and, but for a drain, those that break a required rule; the
+// largest first.
+func (s *state) mustMove() []int32 {
+	var out []int32
+	for i := range s.items {
+		x := &s.items[i]
+		if x.movable && (!s.hosts[x.home].counts || s.o.Mode != Drain && s.breaks(int32(i))) {
+			out = append(out, int32(i))
+		}
+	}
+	slices.SortStableFunc(out, func(a, b int32) int { return cmp.Compare(s.items[b].mem, s.items[a].mem) })
+	return out
+}
+
+// breaks: the item has a part in a breach of a required rule.
+func (s *state) breaks(i int32) bool {
+	for _, g := range s.items[i].groups {
+		r := &s.groups[g.group]
+		if r.rank != required {
+			continue
+		}
+		here := s.count[s.cell(g, s.at[i])]
+		if r.apart && here > 1 || !r.apart && here < r.members {
+			return true
+		}
+	}
+	return false
+}
+
+// prune takes moves back that are not worth their price, the dearest first.
+func (x *search) prune() {
+	moved := slices.Clone(x.moved)
+	slices.SortFunc(moved, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(x.items[b].price, x.items[a].price), cmp.Compare(a, b))
+	})
+	for _, i := range moved {
+		home := x.items[i].home
+		if x.at[i] == home || !x.fits(i, home) {
+			continue
+		}
+		n := x.after(i, home)
+		if x.keeps(&n) && x.value(&n) <= x.value(&x.totals) {
+			x.move(i, home)
+		}
+	}
+}

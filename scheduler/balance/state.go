@@ -1,0 +1,311 @@
+package balance
+
+import "math"
+
+// totals are what a placement comes to.
+type totals struct {
+	f1, f2, l1, l2 float64 // the Score's terms: sums and sums of squares over hosts
+	contention     float64 // core-seconds per second, over hosts
+	broken         [2]int  // breaches of preferred and of required rules
+	stranded       int     // domains on draining hosts
+	price, gib     float64 // of the moves
+	moves          int
+}
+
+// state is a placement, with everything that judging a change of it needs.
+type state struct {
+	*compiled
+	totals
+	at    []int32   // by item: its host
+	on    [][]int32 // by host: its items
+	pos   []int32   // by item: where in on[at]
+	moved []int32   // items that are not at home
+	mpos  []int32   // by item: where in moved, or -1
+
+	mem, cpu, vari, net []float64 // by host
+	free, load, cost    []float64 // by host: its part in the totals
+	count               []int32   // by group and host: members there
+}
+
+func newState(c *compiled) *state {
+	n, m := len(c.hosts), len(c.items)
+	s := &state{
+		compiled: c, at: make([]int32, m), on: make([][]int32, n), pos: make([]int32, m), mpos: make([]int32, m),
+		mem: make([]float64, n), cpu: make([]float64, n), vari: make([]float64, n), net: make([]float64, n),
+		free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n),
+		count: make([]int32, len(c.groups)*n),
+	}
+	for h := range c.hosts {
+		s.mem[h] = c.hosts[h].heldMem
+	}
+	for i := range c.items {
+		x := &c.items[i]
+		s.mpos[i] = -1
+		s.arrive(int32(i), x.home)
+		if !c.hosts[x.home].counts {
+			s.stranded += x.moves
+		}
+	}
+	// A rule about several hosts costs from the second on; joining has counted the first.
+	for _, g := range c.groups {
+		if !g.apart {
+			s.broken[g.rank]--
+		}
+	}
+	s.resum()
+	return s
+}
+
+// arrive and leave change lists and loads, but not what is derived of them.
+func (s *state) arrive(i, h int32) {
+	x := &s.items[i]
+	s.at[i] = h
+	s.pos[i] = int32(len(s.on[h]))
+	s.on[h] = append(s.on[h], i)
+	s.mem[h] += x.mem
+	s.cpu[h] += x.cpu
+	s.vari[h] += x.vari
+	s.net[h] += x.net
+	for _, g := range x.groups {
+		s.broken[s.groups[g.group].rank] += s.joining(g, h)
+		s.count[s.cell(g, h)] += g.n
+	}
+}
+
+func (s *state) leave(i int32) {
+	x, h := &s.items[i], s.at[i]
+	list := s.on[h]
+	last := list[len(list)-1]
+	list[s.pos[i]], s.pos[last] = last, s.pos[i]
+	s.on[h] = list[:len(list)-1]
+	s.mem[h] -= x.mem
+	s.cpu[h] -= x.cpu
+	s.vari[h] -= x.vari
+	s.net[h] -= x.net
+	for _, g := range x.groups {
+		s.count[s.cell(g, h)] -= g.n
+		s.broken[s.groups[g.group].rank] -= s.joining(g, h)
+	}
+}
+
+func (s *state) cell(g membership, h int32) int { return int(g.group)*len(s.hosts) + int(h) }
+
+// joining is how many breaches of the rule it adds when the members come to the host.
+func (s *state) joining(g membership, h int32) int {
+	there := s.count[s.cell(g, h)]
+	switch apart := s.groups[g.group].apart; {
+	case apart && there > 0:
+		return int(g.n)
+	case apart:
+		return int(g.n) - 1
+	case there == 0:
+		return 1
+	}
+	return 0
+}
+
+// move puts an item on another host and brings the totals up to date.
+func (s *state) move(i, t int32) {
+	from := s.at[i]
+	s.leave(i)
+	s.arrive(i, t)
+	x := &s.items[i]
+	if !s.hosts[from].counts {
+		s.stranded -= x.moves
+	}
+	if !s.hosts[t].counts {
+		s.stranded += x.moves
+	}
+	s.refresh(from)
+	s.refresh(t)
+	switch x.home {
+	case from:
+		s.price, s.gib, s.moves = s.price+x.price, s.gib+x.gib, s.moves+x.moves
+		s.mpos[i] = int32(len(s.moved))
+		s.moved = append(s.moved, i)
+	case t:
+		s.price, s.gib, s.moves = s.price-x.price, s.gib-x.gib, s.moves-x.moves
+		last := s.moved[len(s.moved)-1]
+		s.moved[s.mpos[i]], s.mpos[last] = last, s.mpos[i]
+		s.moved = s.moved[:len(s.moved)-1]
+		s.mpos[i] = -1
+	}
+}
+
+// refresh brings a host's part in the totals up to date.
+func (s *state) refresh(h int32) {
+	x := &s.hosts[h]
+	if !x.counts {
+		return
+	}
+	if s.o.Objective == Score {
+		f, l := (x.memCap-s.mem[h])*x.perMem, s.cpu[h]*x.perCPU
+		s.f1 += f - s.free[h]
+		s.f2 += f*f - s.free[h]*s.free[h]
+		s.l1 += l - s.load[h]
+		s.l2 += l*l - s.load[h]*s.load[h]
+		s.free[h], s.load[h] = f, l
+		return
+	}
+	c := s.hostCost(h, s.cpu[h], s.vari[h], s.mem[h], s.net[h])
+	s.contention += c - s.cost[h]
+	s.cost[h] = c
+}
+
+// resum takes the sums anew, so that rounding does not add up.
+func (s *state) resum() {
+	s.f1, s.f2, s.l1, s.l2, s.contention = 0, 0, 0, 0, 0
+	clear(s.free)
+	clear(s.load)
+	clear(s.cost)
+	for h := range s.hosts {
+		s.refresh(int32(h))
+	}
+	s.price, s.gib = 0, 0
+	for _, i := range s.moved {
+		s.price += s.items[i].price
+		s.gib += s.items[i].gib
+	}
+}
+
+// after returns the totals if the item moved to the host; nothing is changed.
+func (s *state) after(i, t int32) totals {
+	n, x, from := s.totals, &s.items[i], s.at[i]
+	a, b := &s.hosts[from], &s.hosts[t]
+	if s.o.Objective == Score {
+		if a.counts {
+			f, l := s.free[from]+x.mem*a.perMem, s.load[from]-x.cpu*a.perCPU
+			n.f1 += f - s.free[from]
+			n.f2 += f*f - s.free[from]*s.free[from]
+			n.l1 += l - s.load[from]
+			n.l2 += l*l - s.load[from]*s.load[from]
+		}
+		if b.counts {
+			f, l := s.free[t]-x.mem*b.perMem, s.load[t]+x.cpu*b.perCPU
+			n.f1 += f - s.free[t]
+			n.f2 += f*f - s.free[t]*s.free[t]
+			n.l1 += l - s.load[t]
+			n.l2 += l*l - s.load[t]*s.load[t]
+		}
+	} else {
+		if a.counts {
+			n.contention += s.hostCost(from, s.cpu[from]-x.cpu, s.vari[from]-x.vari, s.mem[from]-x.mem, s.net[from]-x.net) - s.cost[from]
+		}
+		if b.counts {
+			n.contention += s.hostCost(t, s.cpu[t]+x.cpu, s.vari[t]+x.vari, s.mem[t]+x.mem, s.net[t]+x.net) - s.cost[t]
+		}
+	}
+	for _, g := range x.groups {
+		c := s.cell(g, from)
+		s.count[c] -= g.n
+		n.broken[s.groups[g.group].rank] += s.joining(g, t) - s.joining(g, from)
+		s.count[c] += g.n
+	}
+	if !a.counts {
+		n.stranded -= x.moves
+	}
+	if !b.counts {
+		n.stranded += x.moves
+	}
+	switch x.home {
+	case from:
+		n.price, n.gib, n.moves = n.price+x.price, n.gib+x.gib, n.moves+x.moves
+	case t:
+		n.price, n.gib, n.moves = n.price-x.price, n.gib-x.gib, n.moves-x.moves
+	}
+	return n
+}
+
+// fits: the host may have the item, as far as that host alone tells.
+func (s *state) fits(i, t int32) bool { return s.refuses(i, t) == "" }
+
+// refuses says why the host can't have the item; "" when it can. An item's home takes it back if it has the room.
+func (s *state) refuses(i, t int32) Why {
+	x, h := &s.items[i], &s.hosts[t]
+	if s.mem[t]+x.mem > h.memMax+slack {
+		return NoMemory
+	}
+	if s.cpu[t]+x.cpu > h.cpuMax+slack && x.cpu > 0 {
+		return NoCPU
+	}
+	if t == x.home {
+		return ""
+	}
+	if !h.takes {
+		return Closed
+	}
+	for _, g := range x.groups {
+		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, t)] > 0 {
+			return AntiAffinity
+		}
+	}
+	for _, a := range x.avoid {
+		if a == t {
+			return Avoided
+		}
+	}
+	return ""
+}
+
+// slack is for rounding, in MiB or cores.
+const slack = 1e-9
+
+// badness is what the objective makes small, in its own unit: a Score, or core-seconds per second.
+func (s *state) badness(t *totals) float64 {
+	if s.o.Objective == Contention {
+		return t.contention
+	}
+	return deviation(t.f1, t.f2, s.onHosts) + deviation(t.l1, t.l2, s.onHosts)
+}
+
+// deviation is the standard deviation of n numbers with that sum and sum of squares.
+func deviation(sum, squares, n float64) float64 {
+	if n == 0 {
+		return 0
+	}
+	mean := sum / n
+	return math.Sqrt(max(0, squares/n-mean*mean))
+}
+
+// hostCost is a host's contention and unevenness with these loads, in core-seconds per second.
+func (c *compiled) hostCost(h int32, cpu, vari, mem, net float64) float64 {
+	x := &c.hosts[h]
+	du, dm := cpu*x.perCPU-c.meanCPU, mem*x.perCap-c.meanMem
+	return c.contend(h, cpu, vari, net) + c.o.Weights.Even*x.cores*(du*du+dm*dm)
+}
+
+// contend is what a host's domains ask for above the knee, in core-seconds per second. Of the network, the
+// share above counts as so much of its cores.
+func (c *compiled) contend(h int32, cpu, vari, net float64) float64 {
+	x, knee := &c.hosts[h], c.o.Weights.Knee
+	return excess(cpu-knee*x.cores, vari) + max(0, net*x.perNet-knee)*x.cores
+}
+
+// excess is the expectation of the part above 0 of a normal with that mean and variance.
+func excess(mean, vari float64) float64 {
+	if vari <= 0 {
+		return max(mean, 0)
+	}
+	sigma := math.Sqrt(vari)
+	z := mean / sigma
+	switch {
+	case z >= 4:
+		return mean
+	case z <= -4:
+		return 0
+	}
+	x := (z + 4) * (excessSteps / 8)
+	k := int(x)
+	return sigma * (excessTable[k] + (x-float64(k))*(excessTable[k+1]-excessTable[k]))
+}
+
+const excessSteps = 512
+
+// excessTable is phi(z) + z Phi(z), the excess of a standard normal about z, for z from -4 to 4.
+var excessTable = func() (t [excessSteps + 2]float64) {
+	for i := range t {
+		z := float64(i)*8/excessSteps - 4
+		t[i] = math.Exp(-z*z/2)/math.Sqrt(2*math.Pi) + z*0.5*math.Erfc(-z/math.Sqrt2)
+	}
+	return t
+}()
