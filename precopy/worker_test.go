@@ -333,21 +333,30 @@ func TestSlowFlag(t *testing.T) {
 	})
 }
 
+// other is a second domain on the source.
+const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
+
+// rolledBackSpool makes the other domain, and a spool with the outcome of its migration 0190-m0.
+func rolledBackSpool(w *world) *Spool {
+	w.t.Helper()
+	if err := w.fleet.AddDomain("a", sim.DomainConfig{ID: other, Memory: 32 << 20}); err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := OpenSpool(w.src.spool)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := s.Put(Spooled{ID: "0190-m0", Phase: Failed, Reason: "rolled back"}); err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
 // TestSpoolDoesNotBlock starts an agent that has an outcome to tell of a guest whose monitor hangs:
 // it carries out the next order all the same.
 func TestSpoolDoesNotBlock(t *testing.T) {
 	inWorld(t, autostarted, func(w *world) {
-		const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
-		if err := w.fleet.AddDomain("a", sim.DomainConfig{ID: other, Memory: 32 << 20}); err != nil {
-			w.t.Fatal(err)
-		}
-		s, err := OpenSpool(w.src.spool)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if err := s.Put(Spooled{ID: "0190-m0", Phase: Failed, Reason: "rolled back"}); err != nil {
-			w.t.Fatal(err)
-		}
+		rolledBackSpool(w)
 		now := time.Now()
 		w.store.create(Migration{Schema: Schema, ID: "0190-m0", UUID: other, Source: "a", Target: "b", Phase: Copying, Started: &now, Autostart: true, Order: &Order{PeerURI: w.dst.host.PeerURI(), Bandwidth: 1 << 20}})
 		w.fleet.Hang("a", other, time.Minute)
@@ -368,17 +377,7 @@ func TestSpoolDoesNotBlock(t *testing.T) {
 // resolved and put away while it was gone: what is left to do on its host is done, once.
 func TestSpoolOfARecordInTheHistory(t *testing.T) {
 	inWorld(t, autostarted, func(w *world) {
-		const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
-		if err := w.fleet.AddDomain("a", sim.DomainConfig{ID: other, Memory: 32 << 20}); err != nil {
-			w.t.Fatal(err)
-		}
-		s, err := OpenSpool(w.src.spool)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if err := s.Put(Spooled{ID: "0190-m0", Phase: Failed, Reason: "rolled back"}); err != nil {
-			w.t.Fatal(err)
-		}
+		s := rolledBackSpool(w)
 		w.store.create(Migration{Schema: Schema, ID: "0190-m0", UUID: other, Source: "a", Target: "b", Phase: Failed, Reason: "seen on a", Autostart: true})
 		w.store.retire("0190-m0")
 		w.dst.start(kill{})
@@ -408,7 +407,6 @@ func TestSpoolAfterARestoredStore(t *testing.T) {
 			if err := s.Put(Spooled{ID: "0190-m0", Phase: Done, Reason: "moved to b", Leave: true}); err != nil {
 				w.t.Fatal(err)
 			}
-			const other hypervisor.DomainID = "33333333-3333-4333-8333-333333333333"
 			w.store.create(Migration{
 				Schema: Schema, ID: "0190-m0", UUID: other, Source: "a", Target: "b", Phase: phase,
 				Order: &Order{PeerURI: w.dst.host.PeerURI(), Bandwidth: 1 << 20},
