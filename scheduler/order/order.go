@@ -60,8 +60,7 @@ type Group struct {
 type Options struct {
 	// WholeLink starts a stream only when it gets all that its slower end has, never with what is left.
 	WholeLink bool
-	// Evaluations is how many schedules may be tried; 0 means a number that suits the size, below zero the
-	// first one is taken.
+	// Evaluations is how many schedules may be tried; 0 means a number that suits the size.
 	Evaluations int
 	// MayStage says whether the domain may be on the host for a while; nil means that it may. It is asked
 	// for hosts with [Host.Staging] only, and must be pure.

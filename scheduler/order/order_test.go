@@ -55,7 +55,7 @@ func inputs(t *rapid.T) order.Input {
 func TestEveryMomentIsFeasible(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := inputs(t)
-		o := order.Options{WholeLink: rapid.Bool().Draw(t, "whole link"), Evaluations: rapid.IntRange(-1, 20).Draw(t, "evaluations")}
+		o := order.Options{WholeLink: rapid.Bool().Draw(t, "whole link"), Evaluations: rapid.IntRange(0, 40).Draw(t, "evaluations")}
 		res, err := order.Schedule(in, o)
 		if err != nil {
 			t.Fatal(err)

@@ -20,6 +20,9 @@ type packer struct {
 	touch [][]int // by host: the hops that start or end there, in their order
 	place []int   // by hop: its place in the order
 	next  []int   // by hop: the other leg that comes after it, or -1
+	tight []bool  // by host: not all that comes fits into what is free at the start
+	// crowded: a hop may have to wait for others for room or for its group.
+	crowded bool
 	s     *state
 
 	phase           []phase // by hop
@@ -52,9 +55,10 @@ type schedule struct {
 
 // rule is what decides among hops that could start.
 type rule struct {
-	// rank by hop, the least first; nil means the critical link first: the hop whose busier end has the
-	// most time still to go.
-	rank []int
+	// rank by hop, the least first; nil means the critical link first: the hop whose two ends have the most
+	// time still to go, its own time counted weight times more.
+	rank   []int
+	weight float64
 	// share is the least part of its full rate that a stream starts with.
 	share float64
 	// daring starts whatever fits now, which may lead into a dead end.
@@ -65,7 +69,7 @@ func newPacker(p *problem, hops []hop) *packer {
 	n, k := len(p.hosts), len(hops)
 	c := &packer{
 		p: p, hops: hops, s: p.initial(),
-		touch: make([][]int, n), place: make([]int, k), next: make([]int, k), phase: make([]phase, k), seen: make([]int, k),
+		touch: make([][]int, n), place: make([]int, k), next: make([]int, k), tight: make([]bool, n), phase: make([]phase, k), seen: make([]int, k),
 		out: make([]hypervisor.BytesPerSecond, n), in: make([]hypervisor.BytesPerSecond, n),
 		outs: make([]int, n), ins: make([]int, n),
 		outLeft: make([]time.Duration, n), inLeft: make([]time.Duration, n),
@@ -81,6 +85,9 @@ func newPacker(p *problem, hops []hop) *packer {
 		case FromStaging:
 			c.next[first[h.move]] = i
 		}
+		c.s.free[h.to] -= p.moves[h.move].Memory
+		c.tight[h.to] = c.s.free[h.to] < 0
+		c.crowded = c.crowded || c.tight[h.to] || len(p.moves[h.move].groups) > 0
 	}
 	return c
 }
@@ -195,20 +202,21 @@ func (c *packer) compare(r rule, a, b int) int {
 	if r.rank != nil {
 		return r.rank[a] - r.rank[b]
 	}
-	x, y := &c.hops[a], &c.hops[b]
-	xo, xi, yo, yi := c.outLeft[x.from], c.inLeft[x.to], c.outLeft[y.from], c.inLeft[y.to]
-	return cmp.Or(
-		cmp.Compare(max(yo, yi), max(xo, xi)),
-		cmp.Compare(min(yo, yi), min(xo, xi)),
-		cmp.Compare(y.took, x.took),
-		a-b,
-	)
+	return cmp.Or(cmp.Compare(c.load(r, b), c.load(r, a)), a-b)
+}
+
+func (c *packer) load(r rule, i int) float64 {
+	h := &c.hops[i]
+	return float64(c.outLeft[h.from]+c.inLeft[h.to]) + r.weight*float64(h.took)
 }
 
 // safe: if the hop went first of those that have not started, the others would still fit in their order.
 // Only the room on its target is taken earlier, so only the hops there are looked at.
 func (c *packer) safe(i int) bool {
 	h := &c.hops[i]
+	if !c.tight[h.to] && len(c.p.moves[h.move].groups) == 0 {
+		return true
+	}
 	room := c.s.free[h.to] - c.p.moves[h.move].Memory
 	for _, k := range c.touch[h.to] {
 		if c.phase[k] == running && c.hops[k].from == h.to {

@@ -1,6 +1,7 @@
 package order
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -15,7 +16,7 @@ func Schedule(in Input, o Options) (Result, error) {
 	}
 	hops, left := p.resolve()
 	bound := p.bound(hops)
-	best := p.search(hops, bound, o.Evaluations)
+	best := newSearch(p, hops, bound, o.Evaluations).run()
 	res := Result{Makespan: best.makespan, Bound: bound, Blocked: p.explain(left)}
 	res.Steps = p.steps(hops, best)
 	return res, nil
@@ -43,57 +44,95 @@ func (p *problem) steps(hops []hop, s *schedule) []Step {
 	return steps
 }
 
-// shares are the parts of their full rates with which streams may start, that are tried.
-var shares = []float64{0.5, 1, 0.25}
+// The rules that are tried first: by how much a hop's own time counts, and with what parts of their full
+// rates streams may start.
+var (
+	weights = []float64{1.5, 1, 0, 4, 0.5, 2}
+	shares  = []float64{1, 0.5}
+)
 
-// The default of [Options.Evaluations]: a number that takes a few milliseconds for ten moves, and a few
-// tens for five hundred.
+// The default of [Options.Evaluations]: some milliseconds for ten moves, some tens for five hundred.
 const (
 	mostEvaluations = 500
 	workOfSearch    = 20_000
 )
 
-// search finds the schedule with the least makespan among those that it tries: by rule, then by changing
-// the order of the best a little. The same input gives the same result.
-func (p *problem) search(hops []hop, bound time.Duration, evaluations int) *schedule {
-	c := newPacker(p, hops)
-	best, next := &schedule{}, &schedule{}
-	share := 1.0
-	try := func(r rule) {
-		if c.pack(r, next) && (len(best.order) == 0 || next.better(best)) {
-			best, next = next, best
-			share = r.share
+// near is how close to the bound is good enough.
+const near = 1.001
+
+// search looks for the schedule with the least makespan: by rules, then by changing the order of the best
+// a little, again and again. It is random with a fixed seed.
+type search struct {
+	c          *packer
+	rng        *rand.Rand
+	best, next *schedule
+	by         rule          // that the best came from
+	enough     time.Duration // makespan that ends the search
+	left       int           // schedules that may still be tried
+	rank       []int
+}
+
+func newSearch(p *problem, hops []hop, bound time.Duration, evaluations int) *search {
+	if evaluations <= 0 {
+		evaluations = min(mostEvaluations, 1+workOfSearch/(1+len(hops)))
+	}
+	return &search{
+		c: newPacker(p, hops), rng: rand.New(rand.NewPCG(1, 2)), best: &schedule{}, next: &schedule{},
+		enough: time.Duration(near * float64(bound)), left: evaluations, rank: make([]int, len(hops)),
+	}
+}
+
+func (s *search) run() *schedule {
+	for _, weight := range weights {
+		for _, share := range shares {
+			if share == 1 || !s.c.p.whole {
+				s.try(rule{weight: weight, share: share})
+				if s.c.crowded {
+					s.try(rule{weight: weight, share: share, daring: true})
+				}
+			}
 		}
 	}
-	rules := shares
-	if p.whole {
-		rules = []float64{1}
+	if len(s.rank) < 2 {
+		return s.best
 	}
-	for _, s := range rules {
-		try(rule{share: s})
-		try(rule{share: s, daring: true})
-	}
-	if evaluations == 0 {
-		evaluations = min(mostEvaluations, workOfSearch/(len(hops)+1))
-	}
-	rng := rand.New(rand.NewPCG(1, 2))
-	rank, order := make([]int, len(hops)), make([]int, len(hops))
-	var chain []int
-	var of *schedule
-	for n := 0; n < evaluations && best.makespan > bound+bound/1000 && len(hops) > 1; n++ {
-		if of != best {
-			of = best
-			c.follow(best)
-			chain = best.chain(hops)
+	for chain := []int(nil); s.more(); {
+		if chain == nil {
+			s.c.follow(s.best)
+			chain = s.best.chain(s.c.hops)
 		}
-		copy(order, best.order)
-		vary(order, chain, rng)
-		for k, i := range order {
-			rank[i] = k
+		order := slices.Clone(s.best.order)
+		vary(order, chain, s.rng)
+		for n, i := range order {
+			s.rank[i] = n
 		}
-		try(rule{rank: rank, share: share, daring: n%2 == 1})
+		if s.try(rule{rank: s.rank, share: s.by.share, daring: s.c.crowded && s.left%2 == 0}) {
+			chain = nil
+		}
 	}
-	return best
+	return s.best
+}
+
+func (s *search) more() bool {
+	return s.left > 0 && (len(s.best.order) == 0 || s.best.makespan > s.enough)
+}
+
+// try makes a schedule by the rule, unless the search is over. True when it is the best.
+func (s *search) try(r rule) bool {
+	if !s.more() {
+		return false
+	}
+	s.left--
+	if !s.c.pack(r, s.next) || len(s.best.order) > 0 && !s.next.better(s.best) {
+		return false
+	}
+	s.best, s.next, s.by = s.next, s.best, r
+	return true
+}
+
+// better: an end that is sooner, or the same with the hops done sooner on average.
+func (s *schedule) better(than *schedule) bool {
+	return cmp.Or(cmp.Compare(s.makespan, than.makespan), cmp.Compare(s.sum, than.sum)) < 0
 }
 
 // chain is a row of hops from the one that ends last back to the start, each started by the end of the next.
@@ -118,11 +157,6 @@ func (s *schedule) chain(hops []hop) []int {
 		}
 	}
 	return chain
-}
-
-// better: an end that is sooner, or the same with the moves done sooner on average.
-func (s *schedule) better(than *schedule) bool {
-	return s.makespan < than.makespan || s.makespan == than.makespan && s.sum <= than.sum
 }
 
 // vary puts some hops to other places, most often one, and every other time one of the chain to an
