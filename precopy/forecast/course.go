@@ -181,7 +181,7 @@ func (k *known) advice(b, drain hypervisor.BytesPerSecond, floor hypervisor.Byte
 	promise := k.sending(at.intent.MaxPause)
 	text := fmt.Sprintf("it dirties memory at %s, in a working set of %s, and the link gives %s: it would take a pause of about %s, or about %s of bandwidth",
 		k.growth.Rate, k.growth.Set, b, (k.switchover + drain.Time(floor)).Round(10*time.Millisecond), k.enough(promise))
-	if share := k.growth.Share(drain, promise); share > 0 && share < 1 && at.intent.MaxSlowdown > 0 {
+	if share := k.growth.Share(drain, promise); share >= leastShare && share < 1 && at.intent.MaxSlowdown > 0 {
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
 	}
 	return text

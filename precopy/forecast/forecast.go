@@ -79,7 +79,7 @@ func Of(in Input) Forecast {
 		Beyond: best.beyond(), Confidence: k.confidence(best), Basis: in.Basis, Receipts: len(k.receipts),
 		Prior: k.prior(best),
 	}
-	f.Duration += in.Bandwidth.Time(in.Disks)
+	f.Duration += k.speed(in.Bandwidth).Time(in.Disks)
 	f.Low, f.High = f.Confidence.around(f.Duration)
 	if budget := at.budget(); f.Converges && f.Duration > budget {
 		f.Converges = false

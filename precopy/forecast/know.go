@@ -28,6 +28,8 @@ const (
 	// carried less than boundBelow of it was bound by something else, such as the CPU.
 	capShare   = 0.97
 	boundBelow = 0.8
+	// leastSpeed keeps times finite where a link is said to carry nothing.
+	leastSpeed = hypervisor.BytesPerSecond(64 * hypervisor.KiB)
 	// setup is the time before the first byte goes, from the start of the job (measured with TLS).
 	setup = 300 * time.Millisecond
 	// switchover is what a pause has besides the sending of the rest (measured with TLS: 40 to 70 ms).
@@ -157,7 +159,7 @@ func (k *known) speed(bandwidth hypervisor.BytesPerSecond) hypervisor.BytesPerSe
 	if k.bound > 0 {
 		s = min(s, k.bound)
 	}
-	return max(s, 1)
+	return max(s, leastSpeed)
 }
 
 // medianOf is the median of what the newest receipts say; otherwise when none says anything. Of two
