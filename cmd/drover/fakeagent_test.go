@@ -10,6 +10,8 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
+	"drover/precopy/model"
 	"drover/scheduler/fleet"
 	"drover/store"
 )
@@ -22,6 +24,7 @@ import (
 //	late…   copies until it is cancelled, and is done all the same
 //	halt…   copies until it is cancelled, and the guest stops at that moment
 //	bad…    fails in mid-copy
+//	hot…    rewrites its memory too fast, and is given up
 //	stuck…  the agent's target refuses it in preflight
 //	hung…   its QEMU does not answer
 type fakeFleet struct {
@@ -94,8 +97,8 @@ func (a *fakeAgent) publish(ctx context.Context) error {
 		}
 		load.Domains = append(load.Domains, hypervisor.DomainLoad{
 			Problem: problem,
-			ID: d.ID, State: hypervisor.StateRunning, CPU: 0.5, Memory: d.Memory, Rx: 1 << 20, Tx: 1 << 20,
-			Dirty: &hypervisor.DirtySample{Rate: 2 << 20, Window: time.Second},
+			ID:      d.ID, State: hypervisor.StateRunning, CPU: 0.5, Memory: d.Memory, Rx: 1 << 20, Tx: 1 << 20,
+			Dirty: &hypervisor.DirtySample{Rate: 2 << 20, Window: time.Second, At: load.At},
 		})
 	}
 	return errors.Join(a.session.PublishFacts(ctx, hypervisor.HostFacts{
@@ -209,6 +212,9 @@ func (a *fakeAgent) drive(ctx context.Context, m precopy.Stored) {
 		case kind == "bad" && i > 3:
 			a.end(ctx, m, precopy.Failed, "target-failed", "QEMU on the target ended")
 			return
+		case kind == "hot" && i > 3:
+			a.end(ctx, m, precopy.Aborted, "not-converging", "the guest rewrites memory faster than it can be sent")
+			return
 		case kind == "halt" && m.Cancel != nil:
 			a.end(ctx, m, precopy.Failed, "guest-stopped", "the guest stopped during the copy")
 			return
@@ -233,8 +239,24 @@ func (a *fakeAgent) end(ctx context.Context, m precopy.Stored, phase precopy.Pha
 			m.Outcome = &precopy.Outcome{
 				Seconds: 1.5, Bytes: 600 * hypervisor.MiB, PauseMS: 42, PauseKnown: true, Rounds: 3, Strategy: "plain",
 			}
+		} else {
+			m.Outcome = &precopy.Outcome{Seconds: 1, Rounds: 9, Strategy: "plain"}
 		}
+		m.Outcome.Receipt = a.receipt(*m, now)
 	})
+}
+
+// receipt is what the script of the domain's name has it show.
+func (a *fakeAgent) receipt(m precopy.Migration, now time.Time) *forecast.Receipt {
+	r := forecast.Receipt{
+		At: now, Strategy: "plain", Memory: 512 * hypervisor.MiB, FirstPass: 400 * hypervisor.MiB, Ratio: 1,
+		Bandwidth: m.Order.Bandwidth, Achieved: m.Order.Bandwidth, Growth: model.Growth{Set: 64 * hypervisor.MiB, Rate: 2 << 20},
+		Seconds: m.Outcome.Seconds, Bytes: m.Outcome.Bytes, PauseMS: m.Outcome.PauseMS, Rounds: m.Outcome.Rounds,
+	}
+	if strings.HasPrefix(m.Domain, "hot") {
+		r.Growth = model.Growth{Set: 400 * hypervisor.MiB, Rate: 10 << 30}
+	}
+	return &r
 }
 
 // fakeID makes the same UUID for a domain each time.
