@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -158,10 +159,8 @@ func (l *Loop) retire(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	for _, m := range retired(snap, time.Now()) {
-		if l.unlearned(m) {
-			continue
-		}
+	over := slices.DeleteFunc(retired(snap, time.Now()), l.unlearned)
+	for _, m := range over[:min(len(over), retireAtOnce)] {
 		if err := l.tolerate(ctx, "not moved to the history", l.Orders.Retire(ctx, m)); err != nil {
 			return err
 		}

@@ -20,20 +20,18 @@ const (
 	retireAtOnce = 64
 )
 
-// retired returns the finished migrations that belong in the history, oldest first, at most
-// retireAtOnce, so that the leader's picture grows with the domains and not with what has happened to
-// them. Of each domain the last that finished and the last that moved it stay for a week: the planner's
+// retired returns the finished migrations that belong in the history, oldest first, so that the
+// leader's picture grows with the domains and not with what has happened to them. Of each domain the last that finished and the last that moved it stay for a week: the planner's
 // cooldown, the reports of its hosts ([fleet.Settle]) and people go by them. One that a person closed
 // stays until its source's agent has tidied up after it.
 func retired(s *fleet.Snapshot, now time.Time) []precopy.Stored {
-	last, moved := map[hypervisor.DomainID]int64{}, map[hypervisor.DomainID]int64{}
+	all, moves := lasts{}, lasts{}
 	for _, m := range s.Migrations {
-		if !m.Phase.Final() {
-			continue
+		if m.Phase.Final() {
+			all.add(m)
 		}
-		last[m.UUID] = max(last[m.UUID], m.Revision)
 		if m.Phase == precopy.Done {
-			moved[m.UUID] = max(moved[m.UUID], m.Revision)
+			moves.add(m)
 		}
 	}
 	var out []precopy.Stored
@@ -42,17 +40,42 @@ func retired(s *fleet.Snapshot, now time.Time) []precopy.Stored {
 			continue
 		}
 		stays := supersededFor
-		if m.Revision == last[m.UUID] || m.Revision == moved[m.UUID] || m.Untidied() {
+		if all.has(m) || moves.has(m) || m.Untidied() {
 			stays = finishedFor
 		}
-		at := m.Created
-		if m.Finished != nil {
-			at = *m.Finished
-		}
-		if now.Sub(at) > stays {
+		if now.Sub(ended(m)) > stays {
 			out = append(out, m)
 		}
 	}
 	slices.SortFunc(out, func(a, b precopy.Stored) int { return cmp.Compare(a.Revision, b.Revision) })
-	return out[:min(len(out), retireAtOnce)]
+	return out
+}
+
+// ended is when a finished migration did, by the clock of who said so.
+func ended(m precopy.Stored) time.Time {
+	if m.Finished != nil {
+		return *m.Finished
+	}
+	return m.Created
+}
+
+// lasts are each domain's last migrations: the one that was written last and the one that ended last. A
+// word may be added to an earlier one later, and clocks may differ, so that these can be two.
+type lasts map[hypervisor.DomainID]struct {
+	revision int64
+	ended    time.Time
+}
+
+func (l lasts) add(m precopy.Stored) {
+	last := l[m.UUID]
+	last.revision = max(last.revision, m.Revision)
+	if at := ended(m); at.After(last.ended) {
+		last.ended = at
+	}
+	l[m.UUID] = last
+}
+
+func (l lasts) has(m precopy.Stored) bool {
+	last := l[m.UUID]
+	return m.Revision == last.revision || ended(m).Equal(last.ended)
 }

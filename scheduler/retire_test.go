@@ -59,13 +59,18 @@ func TestRetired(t *testing.T) {
 			over(s, "m1", "a", precopy.Done, time.Hour)
 			over(s, "m2", "b", precopy.Done, time.Minute)
 		}, nil},
+		{"an earlier one, written to later", func(s *fleet.Snapshot) {
+			over(s, "m1", "a", precopy.Done, time.Minute)
+			over(s, "m2", "a", precopy.Done, 40*time.Minute)
+			over(s, "m3", "a", precopy.Done, time.Hour)
+		}, []string{"m2"}},
 		{"closed by a person, not tidied up after", func(s *fleet.Snapshot) {
 			over(s, "m1", "a", precopy.Done, time.Hour, byHand)
 			over(s, "m2", "a", precopy.Done, 50*time.Minute, byHand, func(m *precopy.Migration) { m.Tidied = true })
 			over(s, "m3", "a", precopy.Done, 40*time.Minute)
 		}, []string{"m2"}},
 		{"without a time of its end", func(s *fleet.Snapshot) {
-			over(s, "m1", "a", precopy.Done, 0, func(m *precopy.Migration) { m.Finished, m.Created = nil, t0.Add(-time.Hour) })
+			over(s, "m1", "a", precopy.Done, 0, func(m *precopy.Migration) { m.Finished, m.Created = nil, t0.Add(-2*time.Hour) })
 			over(s, "m2", "a", precopy.Done, 0, func(m *precopy.Migration) { m.Finished, m.Created = nil, t0.Add(-time.Hour) })
 		}, []string{"m1"}},
 	} {
@@ -80,16 +85,6 @@ func TestRetired(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestRetiredIsBounded(t *testing.T) {
-	s := snapshot()
-	for i := range 2 * retireAtOnce {
-		over(s, fmt.Sprintf("m%04d", i), "a", precopy.Done, time.Hour)
-	}
-	if n := len(retired(s, t0)); n != retireAtOnce {
-		t.Errorf("%d at once, want %d", n, retireAtOnce)
 	}
 }
 
@@ -127,9 +122,9 @@ func TestLoopRetires(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &shelf{snap: snapshot(), err: c.err}
-			now := func(m *precopy.Migration) { m.Finished = new(time.Now()) }
-			over(s.snap, "m1", "a", precopy.Done, 0, now)
-			over(s.snap, "m2", "a", precopy.Done, 0, now)
+			for n, id := range []string{"m1", "m2"} {
+				over(s.snap, id, "a", precopy.Done, 0, func(m *precopy.Migration) { m.Finished = new(time.Now().Add(time.Duration(n))) })
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			err := NewLoop(Config{State: s, Orders: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
@@ -138,4 +133,24 @@ func TestLoopRetires(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A backlog, as after an upgrade, is put away in portions: the pass must not wait for it.
+func TestLoopRetiresInPortions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shelf{snap: snapshot()}
+		for i := range 2 * retireAtOnce {
+			over(s.snap, fmt.Sprintf("m%04d", i), "a", precopy.Done, 0, func(m *precopy.Migration) {
+				m.Finished = new(time.Now().Add(time.Duration(i) - time.Hour))
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		if err := NewLoop(Config{State: s, Orders: s, Log: slog.New(slog.DiscardHandler)}).Run(ctx); err != nil {
+			t.Error(err)
+		}
+		if n := len(s.past); n != retireAtOnce || s.past[0] != "m0000" {
+			t.Errorf("%d in the first round, want the oldest %d", n, retireAtOnce)
+		}
+	})
 }
