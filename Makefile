@@ -81,6 +81,11 @@ bench-overhead: build deps ## drover migrate --wait against a bare libvirt migra
 bench-precopy: build deps ## drover against the fixed policies of other managers, over all workloads (hours; resumes); JSON in build/
 	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 0 -tags bench -run TestPrecopy ./test/lab
 
+.PHONY: bench-order
+bench-order: ## schedules of moves against the bound of the links, and with DATA=FILE on the published UCC 2015 instances; JSON in build/
+	@mkdir -p $(BUILD)
+	$(GO) run ./test/bench/order -data '$(DATA)' -json $(BUILD)/bench-order.json -schedules $(BUILD)/bench-order-schedules.json
+
 .PHONY: verify
 verify: ## formatting, vet and static analysis
 	@out=$$($(GO) tool gofumpt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fix):"; echo "$$out"; exit 1; }

@@ -23,7 +23,7 @@ type packer struct {
 	tight []bool  // by host: not all that comes fits into what is free at the start
 	// crowded: a hop may have to wait for others for room or for its group.
 	crowded bool
-	s     *state
+	s       *state
 
 	phase           []phase // by hop
 	out, in         []hypervisor.BytesPerSecond
