@@ -71,11 +71,11 @@ func (tr *trial) move(f forecast.Forecast, bandwidth hypervisor.BytesPerSecond) 
 	ctx := context.Background()
 	src, dst := tr.hosts[tr.at], tr.hosts[1-tr.at]
 	c := tune.New(tune.Start{
-		MaxPause: tr.intent.MaxPause, Ceiling: tr.intent.Ceiling, Bandwidth: bandwidth,
+		MaxPause: tr.intent.MaxPause, Ceiling: tr.intent.Ceiling, MaxSlowdown: tr.intent.MaxSlowdown, Bandwidth: bandwidth,
 		Memory: tr.guest.Memory, Strategy: f.Strategy, Prior: f.Prior,
 	})
 	result := make(chan error, 1)
-	limit := c.Limit()
+	limit, share := c.Limit(), c.Share()
 	began := time.Now()
 	go func() {
 		result <- src.Migrate(ctx, hypervisor.MigrateSpec{
@@ -111,7 +111,7 @@ func (tr *trial) move(f forecast.Forecast, bandwidth hypervisor.BytesPerSecond) 
 		if err != nil || stats.Kind != hypervisor.JobOutgoing {
 			continue
 		}
-		d := c.Step(tune.Reading{JobStats: stats, Share: 1, Now: time.Now()})
+		d := c.Step(tune.Reading{JobStats: stats, Share: share, Least: 0.1, Now: time.Now()})
 		if d.Action == tune.Abort && gaveUp == "" {
 			gaveUp = string(d.Reason)
 			_ = src.Abort(ctx, tr.guest.ID)
@@ -120,10 +120,14 @@ func (tr *trial) move(f forecast.Forecast, bandwidth hypervisor.BytesPerSecond) 
 			limit = l
 			_ = src.SetDowntime(ctx, tr.guest.ID, l)
 		}
+		if q := c.Share(); q != share {
+			share = q
+			_ = src.Slow(ctx, tr.guest.ID, q)
+		}
 	}
 }
 
-// guests are drawn at random: idle ones, and those that write at up to 1.5 times what the link takes.
+// drawGuest draws idle guests, and those that write at up to 1.5 times what the link takes.
 func drawGuest(rng *rand.Rand, n int, link hypervisor.BytesPerSecond) sim.DomainConfig {
 	memory := hypervisor.Bytes(256+rng.IntN(1792)) * mib
 	used := hypervisor.Bytes(float64(memory) * (0.3 + 0.7*rng.Float64()))
@@ -131,10 +135,11 @@ func drawGuest(rng *rand.Rand, n int, link hypervisor.BytesPerSecond) sim.Domain
 		ID: hypervisor.DomainID(fmt.Sprintf("guest-%03d", n)), Name: fmt.Sprint("g", n), VCPUs: 1, Memory: memory, Used: used, CPU: 0.5,
 		Compression: 1 + rng.Float64(),
 	}
-	kinds := []sim.PatternKind{sim.Idle, sim.Words, sim.Pages, sim.Pages, sim.Sweep}
+	kinds := []sim.PatternKind{sim.Idle, sim.Words, sim.Pages, sim.Pages, sim.Sweep, sim.Bursts}
 	g.Pattern.Kind = kinds[rng.IntN(len(kinds))]
 	if g.Pattern.Kind != sim.Idle {
 		g.Pattern.Rate = float64(link) / 4096 * (0.05 + 1.4*rng.Float64())
+		g.Pattern.On, g.Pattern.Off = time.Duration(rng.IntN(5000)+1)*time.Millisecond, time.Duration(rng.IntN(5000))*time.Millisecond
 		g.Pattern.WorkingSet = hypervisor.Bytes(float64(used) * (0.02 + 0.9*rng.Float64()*rng.Float64()))
 	}
 	return g
@@ -164,6 +169,7 @@ func TestAccuracy(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			tr := newTrial(t, drawGuest(rng, n, link), link)
 			defer tr.fleet.Close()
+			tr.intent.MaxSlowdown = 0.3 * float64(n%2) // for every other, the guest may be slowed
 			bandwidth := link * 95 / 100
 			last := ""
 			for i := range 5 {
