@@ -12,7 +12,8 @@
 // The rooms: migration.go and order.go (the record), phase.go (the state machine), resolve.go (evidence to
 // verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), spool.go
 // (outcomes kept on local disk until the store has them); precopy/model is the arithmetic of
-// rounds, precopy/tune the convergence controller.
+// rounds, precopy/tune the convergence controller, precopy/forecast what is to be expected before the
+// start; intent.go is what the record says of that, and whether the promise was kept.
 //
 // Nothing here knows etcd or libvirt: the interfaces it needs are declared here ([Migrator],
 // [Queue]) and implemented by store and by hypervisor/kvm or hypervisor/sim.

@@ -164,7 +164,7 @@ func (s *score) add(f forecast.Forecast, r forecast.Receipt, within float64) {
 func TestAccuracy(t *testing.T) {
 	const link = hypervisor.BytesPerSecond(50_000_000)
 	rng := rand.New(rand.NewPCG(1, 2))
-	var like, changed, ends score
+	var like, changed, ends, inRange score
 	for n := range 40 {
 		synctest.Test(t, func(t *testing.T) {
 			tr := newTrial(t, drawGuest(rng, n, link), link)
@@ -187,6 +187,12 @@ func TestAccuracy(t *testing.T) {
 				t.Logf("%v %.0f pages/s of %s: %s %s (%s): done %v, %.1f s for %.1f s, pause %d ms for %d ms", tr.guest.Pattern.Kind,
 					tr.guest.Pattern.Rate, tr.guest.Pattern.WorkingSet, f.Strategy.Name(), f.Confidence, f.Rests(), r.Done,
 					r.Seconds, f.Duration.Seconds(), r.PauseMS, f.Pause.Milliseconds())
+				if r.Done {
+					inRange.of++
+					if f.Low.Seconds() <= r.Seconds && r.Seconds <= f.High.Seconds() {
+						inRange.duration++
+					}
+				}
 				if f.Confidence == forecast.Agreed {
 					ends.of++
 					if f.Converges == r.Done {
@@ -205,8 +211,8 @@ func TestAccuracy(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("alike: %+v; bandwidth changed: %+v; ends as agreed: %+v", like, changed, ends)
-	if like.of < 40 || changed.of < 15 || ends.of < 60 {
+	t.Logf("alike: %+v; bandwidth changed: %+v; ends as agreed: %+v; in range: %+v", like, changed, ends, inRange)
+	if like.of < 40 || changed.of < 15 || ends.of < 50 {
 		t.Fatalf("too few to judge: %+v, %+v, %+v", like, changed, ends)
 	}
 	if like.duration*10 < like.of*9 || like.pause*10 < like.of*9 {
@@ -214,6 +220,9 @@ func TestAccuracy(t *testing.T) {
 	}
 	if changed.duration*10 < changed.of*8 {
 		t.Errorf("with another bandwidth %+v came true, want 8 of 10", changed)
+	}
+	if inRange.duration*10 < inRange.of*9 {
+		t.Errorf("%d of %d took a time within the range, want 9 of 10", inRange.duration, inRange.of)
 	}
 	if ends.duration*10 < ends.of*9 {
 		t.Errorf("%d of %d ended or were given up as agreeing receipts said, want 9 of 10", ends.duration, ends.of)
