@@ -15,7 +15,6 @@ func (p *problem) explain(left []int) []Blocked {
 			s.end(i)
 		}
 	}
-	slices.Sort(left)
 	var out []Blocked
 	for _, m := range left {
 		out = append(out, s.blocked(m, left))

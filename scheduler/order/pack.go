@@ -15,14 +15,13 @@ import (
 // when the rest of that order still fits, which therefore always holds of what is left: there is no dead
 // end, and when nothing runs the first of the rest can start.
 type packer struct {
-	p     *problem
-	hops  []hop
-	touch [][]int // by host: the hops that start or end there, in their order
-	place []int   // by hop: its place in the order
-	next  []int   // by hop: the other leg that comes after it, or -1
-	tight []bool  // by host: not all that comes fits into what is free at the start
-	// crowded: a hop may have to wait for others for room or for its group.
-	crowded bool
+	p       *problem
+	hops    []hop
+	touch   [][]int // by host: the hops that start or end there, in their order
+	place   []int   // by hop: its place in the order
+	next    []int   // by hop: the other leg that comes after it, or -1
+	tight   []bool  // by host: not all that comes fits into what is free at the start
+	crowded bool    // a hop may have to wait for another one's room, or for its group
 	s       *state
 
 	phase           []phase // by hop
@@ -155,12 +154,12 @@ func resize[T any](s []T, n int) []T {
 // begin starts those of the hops in ready that can.
 func (c *packer) begin(r rule, s *schedule, now time.Duration) {
 	// What starts takes, and gives nothing back: a hop that can't start now can't after it either.
-	c.ready = slices.DeleteFunc(c.ready, func(i int) bool { return c.fits(i, r) == 0 })
+	c.ready = slices.DeleteFunc(c.ready, func(i int) bool { return c.fits(i, r.share) == 0 })
 	slices.SortFunc(c.ready, func(a, b int) int { return c.compare(r, a, b) })
 	for _, i := range c.ready {
 		h := &c.hops[i]
-		rate := c.fits(i, r)
-		if rate == 0 {
+		rate := c.fits(i, r.share)
+		if rate == 0 || !r.daring && !c.safe(i) {
 			continue
 		}
 		took := h.took
@@ -185,14 +184,14 @@ func (c *packer) begin(r rule, s *schedule, now time.Duration) {
 }
 
 // fits is the rate at which the hop could start now, 0 for not now.
-func (c *packer) fits(i int, r rule) hypervisor.BytesPerSecond {
+func (c *packer) fits(i int, share float64) hypervisor.BytesPerSecond {
 	h := &c.hops[i]
 	from, to := &c.p.hosts[h.from], &c.p.hosts[h.to]
 	if c.phase[i] != pending || c.outs[h.from] >= from.MaxOut || c.ins[h.to] >= to.MaxIn {
 		return 0
 	}
 	rate := min(h.rate, from.Out-c.out[h.from], to.In-c.in[h.to])
-	if float64(rate) < r.share*float64(h.rate) || !c.s.admits(h.move, h.to) || !r.daring && !c.safe(i) {
+	if float64(rate) < share*float64(h.rate) || !c.s.admits(h.move, h.to) {
 		return 0
 	}
 	return rate
@@ -211,7 +210,7 @@ func (c *packer) load(r rule, i int) float64 {
 }
 
 // safe: if the hop went first of those that have not started, the others would still fit in their order.
-// Only the room on its target is taken earlier, so only the hops there are looked at.
+// That takes room on its target earlier, so only the hops there that come before it matter.
 func (c *packer) safe(i int) bool {
 	h := &c.hops[i]
 	if !c.tight[h.to] && len(c.p.moves[h.move].groups) == 0 {
@@ -226,12 +225,14 @@ func (c *packer) safe(i int) bool {
 	for _, k := range c.touch[h.to] {
 		other := &c.hops[k]
 		switch {
-		case k == i || c.phase[k] >= running:
+		case k == i:
+			return true
+		case c.phase[k] >= running:
 		case other.from == h.to:
 			room += c.p.moves[other.move].Memory
 		default:
 			room -= c.p.moves[other.move].Memory
-			if room < 0 || c.place[k] < c.place[i] && c.p.share(h.move, other.move) {
+			if room < 0 || c.p.share(h.move, other.move) {
 				return false
 			}
 		}

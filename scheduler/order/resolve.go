@@ -9,36 +9,59 @@ import (
 	"drover/hypervisor"
 )
 
-// tries is how many orders are tried to get by without staging hosts and blocked moves.
-const tries = 24
+// At most how many orders are tried to get by without staging hosts and blocked moves, by how many moves
+// there are, and how many that are equally good in this, with the same moves left over, are kept where room
+// is short.
+const (
+	mostTries   = 24
+	workOfTries = 10_000
+	starts      = 8
+)
 
-// resolve finds an order of hops in which each fits when those before it are done, with as few moves left
-// over as it can and then as few bytes sent by way of staging hosts.
-func (p *problem) resolve() (hops []hop, left []int) {
-	order := make([]int, len(p.moves))
+// resolve finds orders of hops in which each fits when those before it are done, with as few moves left
+// over as it can and then as few bytes sent by way of staging hosts. There is at least one.
+func (p *problem) resolve() []*walk {
+	rng := rand.New(rand.NewPCG(1, 1))
+	order, key := make([]int, len(p.moves)), make([]float64, len(p.moves))
 	for i := range order {
 		order[i] = i
 	}
-	rng := rand.New(rand.NewPCG(1, 1))
-	var best *walk
-	for try := range tries {
-		switch try {
-		case 0: // the large while there is room
-			slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.moves[b].Memory, p.moves[a].Memory) })
-		case 1:
-			slices.Reverse(order)
-		default:
-			rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	want := 1
+	if p.crowded() {
+		want = starts
+	}
+	var best []*walk
+	for n := range min(mostTries, 2+workOfTries/(1+len(order))) {
+		// The large first, while there is room; from the second time on with ever more chance.
+		for i := range key {
+			key[i] = float64(p.moves[i].Memory) * (1 + float64(n)/4*rng.Float64())
 		}
+		slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(key[b], key[a]), a-b) })
 		w := p.try(order, make([]bool, len(p.moves)))
-		if best == nil || w.better(best) {
-			best = w
+		if len(best) > 0 && w.better(best[0]) {
+			best = best[:0]
 		}
-		if len(best.left) == 0 && best.detour == 0 {
+		if len(best) == 0 || len(best) < want && !best[0].better(w) {
+			best = append(best, w)
+		}
+		if len(best) == want && len(best[0].left) == 0 && best[0].detour == 0 {
 			break
 		}
 	}
-	return best.spare(p)
+	for i, w := range best {
+		best[i] = w.spare(p)
+	}
+	first := slices.MinFunc(best, (*walk).compare)
+	return slices.DeleteFunc(best, func(w *walk) bool { return first.better(w) || !slices.Equal(first.left, w.left) })
+}
+
+// crowded: a move may have to wait for another one's room, or for its group.
+func (p *problem) crowded() bool {
+	s := p.initial()
+	return slices.ContainsFunc(p.moves, func(m move) bool {
+		s.free[m.to] -= m.Memory
+		return s.free[m.to] < 0 || len(m.groups) > 0
+	})
 }
 
 // walk is one order of hops, tried one after the other.
@@ -50,12 +73,16 @@ type walk struct {
 	direct []bool           // by move: must not go through one
 }
 
+func (w *walk) compare(to *walk) int {
+	return cmp.Or(cmp.Compare(len(w.left), len(to.left)), cmp.Compare(w.detour, to.detour))
+}
+
 func (w *walk) better(than *walk) bool {
-	return cmp.Or(cmp.Compare(len(w.left), len(than.left)), cmp.Compare(w.detour, than.detour)) < 0
+	return w.compare(than) < 0
 }
 
 // spare returns the walk without the detours that it can do without.
-func (w *walk) spare(p *problem) ([]hop, []int) {
+func (w *walk) spare(p *problem) *walk {
 	for _, h := range w.hops {
 		if h.leg != ToStaging {
 			continue
@@ -66,7 +93,7 @@ func (w *walk) spare(p *problem) ([]hop, []int) {
 			w = less
 		}
 	}
-	return w.hops, w.left
+	return w
 }
 
 // try walks in the order, again and again over what did not fit. A domain that can't leave its staging
@@ -86,35 +113,91 @@ func (p *problem) try(order []int, direct []bool) *walk {
 	}
 }
 
+// walk makes the first move of the order that fits, again and again: what a move leaves may let one in that
+// comes before it.
 func (p *problem) walk(order []int, direct []bool) *walk {
-	w := &walk{order: slices.Clone(order), direct: direct}
+	w := &walk{order: order, direct: direct}
 	s := p.initial()
-	for todo := order; ; {
-		rest := todo[:0:len(todo)]
-		for _, m := range todo {
-			to := p.moves[m].to
+	rank := make([]int, len(order))
+	into := make([][]int, len(p.hosts))
+	ready := make(heap, 0, len(order)) // by rank: moves that may fit
+	for n, m := range order {
+		rank[m] = n
+		into[p.moves[m].to] = append(into[p.moves[m].to], m)
+		ready = append(ready, n)
+	}
+	waits := make([]bool, len(order)) // by move: looked at and found not to fit
+	// room makes those look again that wait for the host.
+	room := func(host int) {
+		for _, m := range into[host] {
+			if waits[m] {
+				waits[m] = false
+				ready.push(rank[m])
+			}
+		}
+	}
+	for {
+		for len(ready) > 0 {
+			m := order[ready.pop()]
+			from, to := s.at[m], p.moves[m].to
 			if !s.admits(m, to) {
-				rest = append(rest, m)
+				waits[m] = true
 				continue
 			}
 			leg := Whole
-			if s.at[m] != p.moves[m].from {
+			if from != p.moves[m].from {
 				leg = FromStaging
 			}
-			w.add(s, p.hop(m, s.at[m], to, leg))
+			w.add(s, p.hop(m, from, to, leg))
+			room(from)
 		}
-		if len(rest) < len(todo) {
-			todo = rest
-			continue
+		for _, m := range order {
+			if waits[m] {
+				w.left = append(w.left, m)
+			}
 		}
-		m, via, ok := s.stage(todo, direct)
+		m, via, ok := s.stage(w.left, direct)
 		if !ok {
-			w.left = rest
+			slices.Sort(w.left)
 			return w
 		}
+		from := s.at[m]
+		w.left = w.left[:0]
 		w.detour += p.moves[m].Memory
-		w.add(s, p.hop(m, s.at[m], via, ToStaging))
+		w.add(s, p.hop(m, from, via, ToStaging))
+		room(from)
 	}
+}
+
+// heap is a queue of numbers that gives the least first.
+type heap []int
+
+func (h *heap) push(n int) {
+	a := append(*h, n)
+	for i := len(a) - 1; i > 0 && a[(i-1)/2] > a[i]; i = (i - 1) / 2 {
+		a[i], a[(i-1)/2] = a[(i-1)/2], a[i]
+	}
+	*h = a
+}
+
+func (h *heap) pop() int {
+	a := *h
+	least, last := a[0], len(a)-1
+	a[0] = a[last]
+	a = a[:last]
+	for i := 0; 2*i+1 < last; {
+		c := 2*i + 1
+		if c+1 < last && a[c+1] < a[c] {
+			c++
+		}
+		if a[i] <= a[c] {
+			break
+		}
+		a[i], a[c] = a[c], a[i]
+		i = c
+	}
+	*h = a
+	return least
 }
 
 func (w *walk) add(s *state, h hop) {

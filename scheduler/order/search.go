@@ -14,12 +14,15 @@ func Schedule(in Input, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	hops, left := p.resolve()
-	bound := p.bound(hops)
-	best := newSearch(p, hops, bound, o.Evaluations).run()
-	res := Result{Makespan: best.makespan, Bound: bound, Blocked: p.explain(left)}
-	res.Steps = p.steps(hops, best)
-	return res, nil
+	evaluations := o.Evaluations
+	if evaluations <= 0 {
+		evaluations = min(mostEvaluations, 1+workOfSearch/(1+len(p.moves)))
+	}
+	walks := p.resolve()
+	s := p.best(walks, evaluations)
+	return Result{
+		Steps: p.steps(s.c.hops, s.best), Makespan: s.best.makespan, Bound: s.bound, Blocked: p.explain(walks[0].left),
+	}, nil
 }
 
 // steps writes the schedule out.
@@ -54,72 +57,87 @@ var (
 // The default of [Options.Evaluations]: some milliseconds for ten moves, some tens for five hundred.
 const (
 	mostEvaluations = 500
-	workOfSearch    = 20_000
+	workOfSearch    = 60_000
 )
 
 // near is how close to the bound is good enough.
 const near = 1.001
 
-// search looks for the schedule with the least makespan: by rules, then by changing the order of the best
-// a little, again and again. It is random with a fixed seed.
+// search looks for the schedule of some hops with the least makespan: by rules, then by changing the order
+// of the best a little, again and again. It is random with a fixed seed.
 type search struct {
 	c          *packer
-	rng        *rand.Rand
 	best, next *schedule
-	by         rule          // that the best came from
-	enough     time.Duration // makespan that ends the search
-	left       int           // schedules that may still be tried
-	rank       []int
+	by         rule // that the best came from
+	bound      time.Duration
+	left       int // schedules that may still be tried
 }
 
-func newSearch(p *problem, hops []hop, bound time.Duration, evaluations int) *search {
-	if evaluations <= 0 {
-		evaluations = min(mostEvaluations, 1+workOfSearch/(1+len(hops)))
+// best searches by rules from each walk, which takes half of the schedules, and on from the best.
+func (p *problem) best(walks []*walk, evaluations int) *search {
+	var best *search
+	each := evaluations
+	if len(walks) > 1 {
+		each = max(1, evaluations/(2*len(walks)))
 	}
-	return &search{
-		c: newPacker(p, hops), rng: rand.New(rand.NewPCG(1, 2)), best: &schedule{}, next: &schedule{},
-		enough: time.Duration(near * float64(bound)), left: evaluations, rank: make([]int, len(hops)),
+	for _, w := range walks {
+		s := &search{c: newPacker(p, w.hops), best: &schedule{}, next: &schedule{}, bound: p.bound(w.hops), left: min(each, evaluations)}
+		evaluations -= s.left
+		s.byRules()
+		evaluations += s.left
+		if best == nil || s.best.better(best.best) {
+			best = s
+		}
+		if evaluations == 0 || !best.short() {
+			break
+		}
 	}
+	best.left = evaluations
+	best.byChange()
+	return best
 }
 
-func (s *search) run() *schedule {
+// short: the best is not good enough yet, or there is none.
+func (s *search) short() bool {
+	return len(s.best.order) < len(s.c.hops) || float64(s.best.makespan) > near*float64(s.bound)
+}
+
+func (s *search) byRules() {
 	for _, weight := range weights {
 		for _, share := range shares {
-			if share == 1 || !s.c.p.whole {
-				s.try(rule{weight: weight, share: share})
-				if s.c.crowded {
-					s.try(rule{weight: weight, share: share, daring: true})
-				}
+			if share < 1 && s.c.p.whole {
+				continue
+			}
+			s.try(rule{weight: weight, share: share})
+			if s.c.crowded {
+				s.try(rule{weight: weight, share: share, daring: true})
 			}
 		}
 	}
-	if len(s.rank) < 2 {
-		return s.best
-	}
-	for chain := []int(nil); s.more(); {
+}
+
+func (s *search) byChange() {
+	rng := rand.New(rand.NewPCG(1, 2))
+	rank := make([]int, len(s.c.hops))
+	for chain := []int(nil); s.left > 0 && s.short(); {
 		if chain == nil {
 			s.c.follow(s.best)
 			chain = s.best.chain(s.c.hops)
 		}
 		order := slices.Clone(s.best.order)
-		vary(order, chain, s.rng)
+		vary(order, chain, rng)
 		for n, i := range order {
-			s.rank[i] = n
+			rank[i] = n
 		}
-		if s.try(rule{rank: s.rank, share: s.by.share, daring: s.c.crowded && s.left%2 == 0}) {
+		if s.try(rule{rank: rank, share: s.by.share, daring: s.c.crowded && s.left%2 == 0}) {
 			chain = nil
 		}
 	}
-	return s.best
-}
-
-func (s *search) more() bool {
-	return s.left > 0 && (len(s.best.order) == 0 || s.best.makespan > s.enough)
 }
 
 // try makes a schedule by the rule, unless the search is over. True when it is the best.
 func (s *search) try(r rule) bool {
-	if !s.more() {
+	if s.left == 0 || !s.short() {
 		return false
 	}
 	s.left--
