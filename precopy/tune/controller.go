@@ -250,12 +250,14 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	} else if passes == 1 {
 		c.resent += c.prev.MemRemaining
 	}
-	if passes > 1 && c.round > 0 {
+	if passes > 1 && c.round > 1 {
 		// Passes too short for the poll: their mean length, and the most that was seen of them.
 		ran /= time.Duration(passes)
 		size = max(size, c.prev.MemRemaining)
 	}
-	if ran > 0 && c.round > 0 && !c.blind {
+	// What the first pass left unsent is not what was dirtied: with several passes since, nothing is
+	// known of the first of them.
+	if ran > 0 && c.round > 0 && !c.blind && (passes == 1 || c.round > 1) {
 		c.seen = append(c.seen, model.Sample{Window: ran, Dirtied: size})
 		c.seen = c.seen[max(0, len(c.seen)-samples):]
 	}
