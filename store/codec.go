@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // Schema is the version of the values that this program writes, where the record has none of its
@@ -17,8 +18,9 @@ const Schema = 1
 var ErrCorrupt = errors.New("stored value can't be read")
 
 const (
-	// packFrom is the size from which a report is compressed, in bytes.
-	packFrom = 1 << 10
+	// packFrom is the size from which a value is compressed, in bytes. What is smaller is not worth a
+	// writer, which takes more than a megabyte of memory.
+	packFrom = 4 << 10
 	// unpackLimit bounds what a compressed value may grow to, in bytes.
 	unpackLimit = 64 << 20
 )
@@ -56,14 +58,22 @@ func encodePacked(v any) ([]byte, error) {
 	return pack(raw), nil
 }
 
+// packers are writers for values that come in a row.
+var packers = sync.Pool{New: func() any {
+	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // fails only for unknown levels
+	return w
+}}
+
 // pack compresses when that saves a quarter at least.
 func pack(raw []byte) []byte {
 	if len(raw) < packFrom {
 		return raw
 	}
+	w := packers.Get().(*gzip.Writer)
+	defer packers.Put(w)
 	var buf bytes.Buffer
-	w, _ := gzip.NewWriterLevel(&buf, gzip.BestSpeed) // fails only for unknown levels
-	_, _ = w.Write(raw)                               // a bytes.Buffer takes everything
+	w.Reset(&buf)
+	_, _ = w.Write(raw) // a bytes.Buffer takes everything
 	_ = w.Close()
 	if buf.Len() > len(raw)*3/4 {
 		return raw
