@@ -30,9 +30,10 @@ for 150 ms, up to 900 ms when there is no other way, may be slowed by 30 %, and 
 
 Fields of a class: max_pause, max_pause_ceiling, max_slowdown, budget (how long a migration may take; 0
 reckons it from size and link), post_copy (never, allowed), encrypt, priority (higher requests are
-ordered first), cooldown (rest before the next automatic move), pinned. What a VM has by itself (drover
-vm set) counts above the rules; flags of drover migrate count for that migration. A change counts from
-the next request on; a migration under way keeps what it was asked for with.`
+ordered first), cooldown (rest before the next automatic move), automatic (false: moves only when
+somebody asks), pinned. What a VM has by itself (drover vm set) counts above the rules; flags of drover
+migrate count for that migration. A change counts from the next request on; a migration under way keeps
+what it was asked for with.`
 
 func policyCommand() *cli.Command {
 	return &cli.Command{

@@ -32,8 +32,9 @@
 //	    kind: anti_affinity      # or affinity
 //	    strength: required       # or preferred
 //
-// The other fields of a class are post_copy (never, allowed), encrypt (true, false) and cooldown (30m:
-// the rest that a VM gets after a move before another one that nobody asked for). Times have a unit,
+// The other fields of a class are post_copy (never, allowed), encrypt (true, false), automatic (true, false:
+// whether the VM may be moved when nobody asked for it) and cooldown (30m: the rest that it gets after a move
+// before such a one). Times have a unit,
 // shares a per cent sign. Every condition of a match must hold; name and host are patterns with *, ? and
 // [a-z]; labels must be equal. A match on the host changes as the VM moves.
 //
@@ -49,8 +50,8 @@
 //	drover vm set fw --pinned=true
 //
 // A change counts from the next request on, without a restart. A migration keeps the values that it was
-// asked for with; they are in its record. Groups and cooldown are for automatic moves; an order by hand
-// heeds neither.
+// asked for with; they are in its record. Groups, automatic and cooldown are for automatic moves; an
+// order by hand heeds none of them.
 //
 // A policy that can't be read, or a VM whose class is gone, stops the migrations concerned with code
 // "policy": a promise that is not known can't be kept. Apply therefore refuses to remove a class that a

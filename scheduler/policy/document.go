@@ -45,6 +45,8 @@ type Class struct {
 	Cooldown *Duration `json:"cooldown,omitempty"`
 	// Pinned VMs do not move.
 	Pinned *bool `json:"pinned,omitempty"`
+	// Automatic VMs may be moved when nobody asked for it; others by people and drains only.
+	Automatic *bool `json:"automatic,omitempty"`
 }
 
 // Builtin returns the class that applies where no document says otherwise; all of its fields are set.
@@ -64,6 +66,7 @@ func Builtin() Class {
 		Priority:        &p.Priority,
 		Cooldown:        new(Duration(30 * time.Minute)),
 		Pinned:          new(bool),
+		Automatic:       new(true),
 	}
 }
 

@@ -72,7 +72,7 @@ func TestParseFaults(t *testing.T) {
 		{"no object", "- a\n", []string{"want keys with values, one on a line"}},
 		{"unknown keys at every depth", "clases: {}\nclasses: {gold: {max_puase: 1s}}\n", []string{
 			"clases: unknown key: there are classes, default, groups, revision, rules, schema",
-			"classes.gold.max_puase: unknown key: there are budget, cooldown, encrypt, max_pause, max_pause_ceiling, max_slowdown, pinned, post_copy, priority",
+			"classes.gold.max_puase: unknown key: there are automatic, budget, cooldown, encrypt, max_pause, max_pause_ceiling, max_slowdown, pinned, post_copy, priority",
 		}},
 		{"keys that stand twice", "classes:\n  a: {}\n  a: {}\nrules: []\nrules: []\n", []string{
 			`line 3: key "a" already set in map`, `line 5: key "rules" already set in map`,

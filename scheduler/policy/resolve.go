@@ -22,9 +22,10 @@ type Decision struct {
 	Source string
 	// Policy is what a migration promises.
 	Policy precopy.Policy
-	// Pinned VMs do not move; Cooldown is the rest after a move before the next automatic one.
-	Pinned   bool
-	Cooldown time.Duration
+	// Pinned VMs do not move; Automatic ones may when nobody asked for it, Cooldown after their last move.
+	Pinned    bool
+	Automatic bool
+	Cooldown  time.Duration
 	// Values says where each value comes from, in the order of a class's fields.
 	Values []Value
 }
@@ -127,7 +128,7 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 			out.Values[i].From = fmt.Sprintf("max_pause (%s: %s, which is less)", v.From, ceiling)
 		}
 	}
-	out.Pinned, out.Cooldown = *whole.Pinned, time.Duration(*whole.Cooldown)
+	out.Pinned, out.Automatic, out.Cooldown = *whole.Pinned, *whole.Automatic, time.Duration(*whole.Cooldown)
 	out.Policy = precopy.Policy{
 		Class:             class,
 		MaxPauseMS:        time.Duration(*whole.MaxPause).Milliseconds(),

@@ -83,6 +83,24 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// TestAutomatic: VMs may be moved unless their class or they themselves say otherwise.
+func TestAutomatic(t *testing.T) {
+	doc := &Document{Classes: map[string]Class{"still": {Automatic: new(false)}}}
+	for _, tc := range []struct {
+		vm   VMRecord
+		want bool
+	}{
+		{VMRecord{}, true},
+		{VMRecord{Class: "still"}, false},
+		{VMRecord{Overrides: Class{Automatic: new(false)}}, false},
+		{VMRecord{Class: "still", Overrides: Class{Automatic: new(true)}}, true},
+	} {
+		if d, err := Resolve(doc, &tc.vm, "vm", "h1"); err != nil || d.Automatic != tc.want {
+			t.Errorf("%+v: automatic %t (%v), want %t", tc.vm, d.Automatic, err, tc.want)
+		}
+	}
+}
+
 func TestResolveErrors(t *testing.T) {
 	doc := &Document{Rules: []Rule{{Match{Name: "lost-*"}, "gone"}, {Match{Name: "["}, DefaultClass}}}
 	for name, vm := range map[string]*VMRecord{"web": {Class: "gone"}, "lost-1": nil} {
