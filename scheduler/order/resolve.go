@@ -13,7 +13,7 @@ import (
 // there are, and how many that are equally good in this, with the same moves left over, are kept where room
 // is short.
 const (
-	mostTries   = 24
+	mostTries   = 200
 	workOfTries = 10_000
 	starts      = 8
 )
@@ -34,7 +34,7 @@ func (p *problem) resolve() []*walk {
 	for n := range min(mostTries, 2+workOfTries/(1+len(order))) {
 		// The large first, while there is room; from the second time on with ever more chance.
 		for i := range key {
-			key[i] = float64(p.moves[i].Memory) * (1 + float64(n)/4*rng.Float64())
+			key[i] = float64(p.moves[i].Memory) * (1 + float64(n*n)*rng.Float64())
 		}
 		slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(key[b], key[a]), a-b) })
 		w := p.try(order, make([]bool, len(p.moves)))
