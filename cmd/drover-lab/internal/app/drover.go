@@ -27,6 +27,9 @@ const (
 	startTimeout    = time.Minute
 )
 
+// agentEnv is the environment that deploy/systemd/drover-agent.service gives to the agent.
+var agentEnv = []string{"GLIBC_TUNABLES=glibc.malloc.tcache_count=0", "G_SLICE=always-malloc"}
+
 func droverCommands() []*cli.Command {
 	build := &cli.StringFlag{Name: "build", Usage: "`DIR` with drover and drover-agent (default: where drover-lab is)"}
 	return []*cli.Command{{
@@ -94,6 +97,7 @@ func droverStart(c *cli.Context) error {
 			d.Name, d.Argv = schedulerDaemon, []string{drover, "scheduler", "run", "--config"}
 		} else {
 			d.Name, d.Argv = agentDaemon, []string{agent, "--config"}
+			d.Env = append(d.Env, agentEnv...)
 		}
 		path, err := writeSettings(env, h, d.Name)
 		if err != nil {
