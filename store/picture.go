@@ -21,10 +21,11 @@ type picture struct {
 	mods       map[string]int64 // revision of every key that the picture is made of
 	hosts      map[string]*fleet.Host
 	migrations map[string]precopy.Stored
+	runs       map[string]fleet.StoredRun
 	vms        map[hypervisor.DomainID]policy.VMRecord
 	policy     policy.Stored
 	leader     *fleet.LeaderInfo
-	shared     bool // hosts and migrations were handed out
+	shared     bool // hosts, migrations and runs were handed out
 	sharedVMs  bool // vms was; it is larger, and changes seldom
 	broken     map[string]error
 }
@@ -35,6 +36,7 @@ func newPicture(log *slog.Logger) *picture {
 		mods:       map[string]int64{},
 		hosts:      map[string]*fleet.Host{},
 		migrations: map[string]precopy.Stored{},
+		runs:       map[string]fleet.StoredRun{},
 		vms:        map[hypervisor.DomainID]policy.VMRecord{},
 		broken:     map[string]error{},
 	}
@@ -44,7 +46,7 @@ func newPicture(log *slog.Logger) *picture {
 func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
 	p.shared, p.sharedVMs = true, true
 	return &fleet.Snapshot{
-		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Leader: p.leader,
+		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Runs: p.runs, Leader: p.leader,
 		Policy: p.policy, VMs: p.vms,
 	}
 }
@@ -52,7 +54,7 @@ func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
 // own makes the maps the picture's own again, before a change.
 func (p *picture) own() {
 	if p.shared {
-		p.hosts, p.migrations = maps.Clone(p.hosts), maps.Clone(p.migrations)
+		p.hosts, p.migrations, p.runs = maps.Clone(p.hosts), maps.Clone(p.migrations), maps.Clone(p.runs)
 		p.shared = false
 	}
 }
@@ -145,6 +147,9 @@ func (p *picture) part(key string) setter {
 	if id, ok := strings.CutPrefix(key, migrationsPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setMigration(id, e) }
 	}
+	if id, ok := strings.CutPrefix(key, runsPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setRun(id, e) }
+	}
 	if key == policyKey {
 		return p.setPolicy
 	}
@@ -187,6 +192,19 @@ func (p *picture) setMigration(id string, e *kv.Entry) error {
 		return err
 	}
 	p.migrations[id] = m
+	return nil
+}
+
+func (p *picture) setRun(id string, e *kv.Entry) error {
+	delete(p.runs, id)
+	if e == nil {
+		return nil
+	}
+	r := fleet.StoredRun{Revision: e.Mod}
+	if err := decode(e.Value, &r.Run); err != nil {
+		return err
+	}
+	p.runs[id] = r
 	return nil
 }
 

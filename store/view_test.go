@@ -128,7 +128,7 @@ func (o *viewOps) ctx() context.Context { return context.Background() }
 func (o *viewOps) step() {
 	host := rapid.SampledFrom([]string{"h1", "h2", "h3"}).Draw(o.t, "host")
 	a := o.sessions[host]
-	switch op := rapid.IntRange(0, 12).Draw(o.t, "op"); {
+	switch op := rapid.IntRange(0, 13).Draw(o.t, "op"); {
 	case op == 0:
 		o.sessions[host] = register(o.w.t, o.s, host, "machine-"+host, fmt.Sprint(o.n))
 	case op == 1 && a != nil:
@@ -162,6 +162,13 @@ func (o *viewOps) step() {
 		o.intent(policyKey, PolicyID)
 	case op == 12:
 		o.intent(vmsPrefix+host, host)
+	case op == 13:
+		_, c := o.w.client()
+		ops := []kv.Op{kv.Put(runsPrefix+host, fmt.Appendf(nil, `{"schema":1,"id":"%s","phase":"running","max_parallel":%d}`, host, o.n))}
+		if rapid.Bool().Draw(o.t, "gone") {
+			ops = []kv.Op{kv.Delete(runsPrefix + host)}
+		}
+		_, _, _ = c.Txn(o.ctx(), nil, ops)
 	}
 	o.n++
 }

@@ -115,6 +115,7 @@ type Snapshot struct {
 	Now        time.Time
 	Hosts      map[string]*Host
 	Migrations map[string]precopy.Stored
+	Runs       map[string]StoredRun
 	Leader     *LeaderInfo
 	// Policy is what people want of migrations, VMs what they decided about single VMs.
 	Policy policy.Stored

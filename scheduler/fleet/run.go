@@ -1,0 +1,196 @@
+package fleet
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// RunKind is what a run is for.
+type RunKind string
+
+// The kinds.
+const (
+	RunDrain       RunKind = "drain"       // empty hosts, and keep them closed
+	RunRestore     RunKind = "restore"     // open hosts again, and bring back what drains took away
+	RunRebalance   RunKind = "rebalance"   // moves that a plan gave
+	RunMaintenance RunKind = "maintenance" // drain, work, restore
+)
+
+// RunPhase is where a run stands.
+type RunPhase string
+
+// The phases. Done, Partial, Refused and Cancelled are final.
+const (
+	RunRequested RunPhase = "requested" // asked for; the leader has not looked at it yet
+	RunRunning   RunPhase = "running"
+	RunDone      RunPhase = "done"      // all that was asked
+	RunPartial   RunPhase = "partial"   // over; some VMs stay, with the reason in Blocked
+	RunRefused   RunPhase = "refused"   // never started, nothing was changed
+	RunCancelled RunPhase = "cancelled" // by a person; what was under way has ended
+)
+
+// Final reports whether the run is over.
+func (p RunPhase) Final() bool {
+	return p == RunDone || p == RunPartial || p == RunRefused || p == RunCancelled
+}
+
+// OnBlocked is what a run does about VMs that can't move.
+type OnBlocked string
+
+// What a run may do.
+const (
+	BlockedFail OnBlocked = "fail" // refuse to start
+	BlockedSkip OnBlocked = "skip" // leave them where they are
+	BlockedWait OnBlocked = "wait" // look again, until the deadline if there is one
+)
+
+// Run is the durable record of several moves for one purpose: who asked for what, what was planned, how far
+// it is. The names of the fields are a contract with outside tools.
+type Run struct {
+	Schema int      `json:"schema"`
+	ID     string   `json:"id"` // UUID version 7: sorts by age
+	Kind   RunKind  `json:"kind"`
+	Phase  RunPhase `json:"phase"`
+	// Reason says in one line why the run stands where it stands.
+	Reason string `json:"reason,omitempty"`
+	// Hosts are those that a drain empties, or a restore fills.
+	Hosts       []string `json:"hosts,omitempty"`
+	RequestedBy string   `json:"requested_by"`
+	Purpose     string   `json:"purpose,omitempty"` // as who asked says
+	// By the clock of who wrote it.
+	Created  time.Time  `json:"created"`
+	Started  *time.Time `json:"started,omitempty"`
+	Finished *time.Time `json:"finished,omitempty"`
+	Deadline *time.Time `json:"deadline,omitempty"`
+	// MaxParallel is how many VMs may leave one host at once; 0 is as many as the scheduler allows.
+	MaxParallel int       `json:"max_parallel,omitempty"`
+	OnBlocked   OnBlocked `json:"on_blocked,omitempty"`
+	// Only limits a restore to these VMs, by UUID; Skip are VMs that stay where they are.
+	Only []hypervisor.DomainID `json:"only,omitempty"`
+	Skip []hypervisor.DomainID `json:"skip,omitempty"`
+	// None makes a restore open the hosts and bring nothing back.
+	None bool `json:"none,omitempty"`
+
+	Cancel  *RunCancel   `json:"cancel,omitempty"`
+	Moves   []RunMove    `json:"moves"`
+	Blocked []RunBlocked `json:"blocked,omitempty"`
+	Outlook *Outlook     `json:"outlook,omitempty"`
+}
+
+// Holder is whose cordon the run sets.
+func (r Run) Holder() string { return "run/" + r.ID }
+
+// RunCancel is a request to stop a run.
+type RunCancel struct {
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason,omitempty"`
+	// Abort stops what is under way too; else it is let finish.
+	Abort bool `json:"abort,omitempty"`
+	// Uncordon opens the hosts again.
+	Uncordon bool `json:"uncordon,omitempty"`
+}
+
+// MoveState is where a move of a run stands.
+type MoveState string
+
+// The states. Moved, Stays and Left are final.
+const (
+	MovePlanned MoveState = "planned" // not begun
+	MoveAsked   MoveState = "asked"   // its migration is asked for, or under way
+	MoveMoved   MoveState = "moved"
+	MoveStays   MoveState = "stays" // given up, or somebody wants the VM left alone
+	MoveLeft    MoveState = "left"  // nothing to do: it was stopped, or moved by somebody else
+)
+
+// Final reports whether nothing more happens to the move.
+func (s MoveState) Final() bool { return s == MoveMoved || s == MoveStays || s == MoveLeft }
+
+// RunMove is one VM's part in a run. From is where it is brought back to by a restore.
+type RunMove struct {
+	VM    string              `json:"vm"`
+	UUID  hypervisor.DomainID `json:"uuid"`
+	From  string              `json:"from"`
+	To    string              `json:"to,omitempty"` // empty until there is a plan
+	After []int               `json:"after,omitempty"`
+	Cause string              `json:"cause"`
+	State MoveState           `json:"state"`
+	// Reason says why it stands where it stands.
+	Reason string `json:"reason,omitempty"`
+	// Migration is the record of the last attempt; its ID stands here before the record is made.
+	Migration string           `json:"migration,omitempty"`
+	Memory    hypervisor.Bytes `json:"memory"`
+	// Seconds and Bytes are the forecast.
+	Seconds float64          `json:"seconds,omitempty"`
+	Bytes   hypervisor.Bytes `json:"bytes,omitempty"`
+	// Began and Ended are when the last attempt did, NotBefore when the next may, by the leader's clock.
+	Began     *time.Time `json:"began,omitempty"`
+	Ended     *time.Time `json:"ended,omitempty"`
+	NotBefore *time.Time `json:"not_before,omitempty"`
+	Tries     []RunTry   `json:"tries,omitempty"` // that failed
+}
+
+// RunTry is one attempt that moved nothing.
+type RunTry struct {
+	To     string `json:"to"`
+	Code   string `json:"code,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// RunBlocked is a VM that can't move for now, why, and what a person can do.
+type RunBlocked struct {
+	VM     string                 `json:"vm"`
+	UUID   hypervisor.DomainID    `json:"uuid,omitempty"`
+	Host   string                 `json:"host"`
+	Code   hypervisor.BlockerCode `json:"code"`
+	Detail string                 `json:"detail"`
+	Remedy string                 `json:"remedy,omitempty"`
+}
+
+// Outlook is when a run is expected to end, as of At.
+type Outlook struct {
+	At   time.Time `json:"at"`
+	End  time.Time `json:"end"`
+	Left int       `json:"left"` // moves to be done
+	// Pace is what moves have taken over what was forecast.
+	Pace float64 `json:"pace"`
+	// Late says that the end is after the deadline; Options are then ways out.
+	Late    bool     `json:"late,omitempty"`
+	Options []Option `json:"options,omitempty"`
+}
+
+// Option is something that a person can trade for time: what it does, and the command.
+type Option struct {
+	Effect  string `json:"effect"`
+	Command string `json:"command"`
+}
+
+// StoredRun is a run as the store holds it.
+type StoredRun struct {
+	Run
+	Revision int64 `json:"-"`
+}
+
+// UnfinishedRuns returns the runs that are not over, oldest first.
+func (s *Snapshot) UnfinishedRuns() []StoredRun {
+	var out []StoredRun
+	for _, id := range slices.Sorted(maps.Keys(s.Runs)) {
+		if r := s.Runs[id]; !r.Phase.Final() {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// DrainOf returns the unfinished run that empties the host, nil if none does: also before its cordon is set.
+func (s *Snapshot) DrainOf(host string) *StoredRun {
+	for _, r := range s.UnfinishedRuns() {
+		if r.Kind == RunDrain && r.Phase == RunRunning && slices.Contains(r.Hosts, host) {
+			return &r
+		}
+	}
+	return nil
+}
