@@ -15,10 +15,13 @@ import (
 const (
 	shortWindow = time.Second
 	longWindow  = 5 * time.Second
+	// early is the time between the first samples of a domain: at the very first it may still be booting.
+	early      = 10 * time.Second
+	earlyTimes = 3
 )
 
 // dirtySampler has QEMU estimate the dirty rates of idle domains, one domain at a time and each at
-// most once per period. It never blocks a load sample: those only offer candidates and read results.
+// most once per period, but for its first ones. It never blocks a load sample: those only offer candidates and read results.
 type dirtySampler struct {
 	period time.Duration // negative: never
 	wake   chan struct{}
@@ -32,6 +35,7 @@ type dirtySampler struct {
 
 type dirtyState struct {
 	tried       time.Time
+	times       int
 	short, long *hypervisor.DirtySample
 }
 
@@ -90,10 +94,13 @@ func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, 
 			continue
 		}
 		var tried time.Time
+		due := s.period
 		if d := s.domains[id]; d != nil {
-			tried = d.tried
+			if tried = d.tried; d.times < earlyTimes {
+				due = min(due, early)
+			}
 		}
-		if now.Sub(tried) < s.period {
+		if now.Sub(tried) < due {
 			continue
 		}
 		if best == "" || tried.Before(oldest) {
@@ -109,7 +116,8 @@ func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, 
 		s.domains[best] = d
 	}
 	d.tried = now
-	if d.short != nil && (d.long == nil || d.long.At.Before(d.short.At)) {
+	d.times++
+	if d.short != nil && d.times >= earlyTimes && (d.long == nil || d.long.At.Before(d.short.At)) {
 		return best, longWindow, true
 	}
 	return best, shortWindow, true

@@ -296,9 +296,13 @@ func TestDirtyTurns(t *testing.T) {
 		{0, "a", shortWindow},
 		{0, "b", shortWindow},
 		{0, "", 0},
-		{time.Minute, "a", longWindow},
-		{time.Minute, "b", longWindow},
-		{2 * time.Minute, "a", shortWindow},
+		{early - 1, "", 0},
+		{early, "a", shortWindow}, // it may have been booting
+		{early, "b", shortWindow},
+		{2 * early, "a", longWindow},
+		{3 * early, "b", longWindow},
+		{time.Minute, "", 0},
+		{2*early + time.Minute, "a", shortWindow},
 	}
 	for _, w := range want {
 		at := now.Add(w.after)

@@ -20,7 +20,7 @@ const (
 	// worth is the seconds of migration that a lost second of guest work must save, and spare the share of
 	// the time that may be lost, for a guest to be slowed that would converge anyway.
 	worth = 2.5
-	spare = 0.03
+	spare = 0.05
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
 	reaction = time.Second
 )

@@ -61,6 +61,7 @@ type Forecast struct {
 const (
 	clearTried   = 0.97
 	clearUntried = 0.9
+	enough       = 2 // receipts
 )
 
 // Of makes a forecast.
@@ -91,7 +92,12 @@ func Of(in Input) Forecast {
 // choose takes the strategy that keeps most of the intent, of those the one that costs the least. One that
 // this domain was never moved by is tried only if it is clearly better by what is assumed of it, or if
 // those that it was moved by are known not to do.
+// Where several migrations kept the promise, no other is tried any more.
 func (k *known) choose(courses []course) course {
+	settled := slices.ContainsFunc(courses, func(c course) bool { return c.tried && c.end == promised }) && len(k.receipts) >= enough
+	if settled {
+		courses = slices.DeleteFunc(slices.Clone(courses), func(c course) bool { return !c.tried })
+	}
 	anyTried := slices.ContainsFunc(courses, func(c course) bool { return c.tried })
 	best := courses[0]
 	for _, c := range courses[1:] {

@@ -33,7 +33,7 @@ const (
 	// setup is the time before the first byte goes, from the start of the job (measured with TLS).
 	setup = 300 * time.Millisecond
 	// switchover is what a pause has besides the sending of the rest (measured with TLS: 40 to 70 ms).
-	switchover = 60 * time.Millisecond
+	switchover = 70 * time.Millisecond
 )
 
 // known is what there is to know of a domain before a migration, in figures.

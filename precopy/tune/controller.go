@@ -16,8 +16,8 @@ const (
 	leastLimit = time.Millisecond // libvirt's unit; 0 would never be met
 	// switchover is what a pause has besides the sending of the rest, which alone a downtime limit
 	// bounds: stopping the vCPUs, devices, the handshake of two libvirtds, the start on the target.
-	// Measured with TLS: 40 to 70 ms.
-	switchover = 60 * time.Millisecond
+	// Measured with TLS: 45 to 90 ms.
+	switchover = 70 * time.Millisecond
 	// braked is what a slowed guest adds to the pause: it may just have used up its quota.
 	braked = 30 * time.Millisecond
 	// margin is how much more than what passes come down to a limit must take: they scatter.
@@ -59,23 +59,26 @@ type Controller struct {
 	ran      time.Duration // guest time at full speed since the pass before began
 	judgedAt time.Duration
 
-	seen  []model.Sample
-	sizes []hypervisor.Bytes        // what the latest passes began with
-	drain hypervisor.BytesPerSecond // dirtied memory sent per second
-	rates []rate                    // bytes on the link, for the last seconds
-	wire  hypervisor.BytesPerSecond
+	seen   []model.Sample            // of passes at full speed
+	braked []model.Sample            // of passes while slowed as at present, in time of the clock
+	sizes  []hypervisor.Bytes        // what the latest passes began with
+	drain  hypervisor.BytesPerSecond // dirtied memory sent per second
+	rates  []rate                    // bytes on the link, for the last seconds
+	wire   hypervisor.BytesPerSecond
 
-	first   hypervisor.Bytes // sent in the first pass
-	resent  hypervisor.Bytes // dirtied bytes sent after it
-	stuck   time.Duration    // Elapsed since when passes do not shrink; 0 while they do
-	lost    time.Duration    // guest work lost to being slowed
-	least   float64          // share
-	adopted bool             // from its middle on
-	blind   bool             // nothing is known of how the present pass began
-	hoped   bool             // slowing was tried on a hopeful guess
-	landing int              // the pass in which the guest was slowed; 0 when it is not
-	highest hypervisor.BytesPerSecond
-	present Decision
+	first hypervisor.Bytes // sent in the first pass
+	// dirtied bytes that were seen to be sent, and what they took on the link. From the third pass on:
+	// before that XBZRLE has nothing to compare with.
+	resent, packed hypervisor.Bytes
+	stuck          time.Duration // Elapsed since when passes do not shrink; 0 while they do
+	lost           time.Duration // guest work lost to being slowed
+	least          float64       // share
+	adopted        bool          // from its middle on
+	blind          bool          // nothing is known of how the present pass began
+	hoped          bool          // slowing was tried on a hopeful guess
+	landing        int           // the pass in which the guest was slowed; 0 when it is not
+	highest        hypervisor.BytesPerSecond
+	present        Decision
 }
 
 type rate struct {
@@ -135,8 +138,8 @@ func (c *Controller) Learned() forecast.Receipt {
 	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
 		r.Growth = g
 	}
-	if c.first > 0 && c.resent > 4*hypervisor.MiB {
-		r.Ratio = float64(c.prev.MemProcessed-c.first) / float64(c.resent)
+	if c.resent > 4*hypervisor.MiB {
+		r.Ratio = float64(c.packed) / float64(c.resent)
 	}
 	if c.prevAt > 0 {
 		r.Slowdown = c.lost.Seconds() / c.prevAt.Seconds()
@@ -215,7 +218,10 @@ func (c *Controller) within(r Reading, step time.Duration) {
 		return
 	}
 	gone := c.prev.MemRemaining - r.MemRemaining
-	c.resent += gone
+	if r.Round > 2 && r.MemProcessed >= c.prev.MemProcessed {
+		c.resent += gone
+		c.packed += r.MemProcessed - c.prev.MemProcessed
+	}
 	now := hypervisor.Rate(gone, step)
 	if c.drain <= 0 {
 		c.drain = now
@@ -247,8 +253,6 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	if c.round == 1 {
 		c.first = r.MemProcessed
 		ran = max(ran-r.Setup, 0)
-	} else if passes == 1 {
-		c.resent += c.prev.MemRemaining
 	}
 	if passes > 1 && c.round > 1 {
 		// Passes too short for the poll: their mean length, and the most that was seen of them.
@@ -258,14 +262,25 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	// What the first pass left unsent is not what was dirtied: with several passes since, nothing is
 	// known of the first of them.
 	if ran > 0 && c.round > 0 && !c.blind && (passes == 1 || c.round > 1) {
-		c.seen = append(c.seen, model.Sample{Window: ran, Dirtied: size})
-		c.seen = c.seen[max(0, len(c.seen)-samples):]
+		if c.landing > 0 {
+			// How much a slowed guest really dirties only a whole pass at that speed tells.
+			if c.round > c.landing {
+				c.braked = keep(c.braked, model.Sample{Window: max(sync-c.began, time.Millisecond) / time.Duration(passes), Dirtied: size})
+			}
+		} else {
+			c.seen = keep(c.seen, model.Sample{Window: ran, Dirtied: size})
+		}
 	}
-	c.sizes = append(c.sizes, size)
-	c.sizes = c.sizes[max(0, len(c.sizes)-samples):]
+	c.sizes = keep(c.sizes, size)
 	c.blind = c.round == 0
 	c.round, c.began, c.size = r.Round, sync, size
 	c.ran = time.Duration(share * float64(since))
+}
+
+// keep appends to the latest few.
+func keep[T any](list []T, x T) []T {
+	list = append(list, x)
+	return list[max(0, len(list)-samples):]
 }
 
 // speed is how much dirtied memory is sent per second: measured, or what the link and the strategy's
@@ -390,9 +405,13 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 }
 
 func (c *Controller) slow(r Reading, p plan) Decision {
-	c.share, c.landing = p.share, r.Round
+	c.brake(r, p.share)
 	c.raise(p.pause)
 	return c.slowing(p)
+}
+
+func (c *Controller) brake(r Reading, share float64) {
+	c.share, c.landing, c.braked = share, r.Round, nil
 }
 
 func (c *Controller) slowing(p plan) Decision {
@@ -442,16 +461,21 @@ func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.
 
 // land watches a guest that is slowed: passes must shrink now.
 func (c *Controller) land(r Reading, g model.Growth) Decision {
-	p := c.try(g, r.Share, c.sending(c.start.MaxPause))
+	promise := c.sending(c.start.MaxPause)
+	p := c.try(g, r.Share, promise)
+	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
+		p = c.try(seen, 1, promise)
+		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
+	}
 	deepest := max(leastShare, r.Least)
 	if !c.affordable(r, p) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
 		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d) {
-			c.share, c.landing = deepest, r.Round
+			c.brake(r, deepest)
 			return c.slowing(d)
 		}
 		if p.Duration > 2*time.Second {
-			c.share, c.landing = 1, 0
+			c.share, c.landing, c.braked = 1, 0, nil
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
@@ -459,7 +483,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		return c.slowing(p)
 	}
 	if c.share > deepest {
-		c.share, c.landing = deepest, r.Round
+		c.brake(r, deepest)
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
 	ceiling := c.sending(c.start.Ceiling)

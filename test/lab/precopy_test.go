@@ -158,7 +158,7 @@ func (l *Lab) measure(t *testing.T, w workload, m measured) []measured {
 		return []measured{m}
 	}
 	// Long enough for its first report, and the sample of its dirty rate, to be there.
-	time.Sleep(12 * time.Second)
+	time.Sleep(25 * time.Second)
 	var out []measured
 	for n := range moves {
 		m.Receipts = n
