@@ -28,6 +28,7 @@ type node struct {
 	slowCall atomic.Int64
 	flaky    atomic.Int64 // how many more times the downtime limit can't be set
 	disks    atomic.Bool  // files for a storage copy were made here and not removed
+	brakes   *brakes      // nil: guests can't be slowed here
 }
 
 // answer is what the host's agent says when asked.
@@ -68,6 +69,9 @@ func (n *node) start(k kill) *agent {
 		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: events,
 		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelInfo})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
 	})
+	if n.brakes != nil {
+		a.worker.Throttle = n.brakes.open
+	}
 	n.agent = a
 	go func() {
 		defer close(a.done)

@@ -1,0 +1,210 @@
+package precopy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"drover/hypervisor"
+	"drover/hypervisor/sim"
+)
+
+// brakes slows the guests of a simulated host. Its guests use half a core.
+type brakes struct {
+	host *sim.Host
+
+	mu     sync.Mutex
+	held   int     // throttles that were not ended
+	share  float64 // of a core, now
+	least  float64 // that was ever set
+	refuse error   // of opening
+	fails  int     // how many more times setting fails
+}
+
+const guestUse = hypervisor.Cores(0.5)
+
+func (b *brakes) open(context.Context, hypervisor.DomainID, string, time.Duration) (Throttle, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.refuse != nil {
+		return nil, b.refuse
+	}
+	b.held++
+	return &simThrottle{b: b}, nil
+}
+
+type simThrottle struct {
+	b     *brakes
+	ended bool
+}
+
+func (s *simThrottle) Set(share float64) (float64, error) {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	if s.b.fails > 0 {
+		s.b.fails--
+		return 0, errors.New("no such group")
+	}
+	if err := s.b.host.Slow(context.Background(), vm, min(1, share/float64(guestUse))); err != nil {
+		return 0, err
+	}
+	s.b.share, s.b.least = share, min(s.b.least, share)
+	return share, nil
+}
+
+func (s *simThrottle) Busiest() (hypervisor.Cores, error) { return guestUse, nil }
+func (s *simThrottle) Least(hypervisor.Cores) float64     { return 0.05 }
+func (s *simThrottle) SetUse(hypervisor.Cores)            {}
+
+func (s *simThrottle) End() error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	if s.ended {
+		return errors.New("ended twice")
+	}
+	s.ended = true
+	s.b.held--
+	s.b.share = 1
+	_ = s.b.host.Slow(context.Background(), vm, 1)
+	return nil
+}
+
+// hot can't be moved within the promise unless it is slowed.
+var hot = setting{
+	domain: sim.DomainConfig{Memory: 256 * hypervisor.MiB, Pattern: sim.Pattern{Kind: sim.Pages, Rate: 24_000, WorkingSet: 128 * hypervisor.MiB}},
+	policy: &Policy{MaxPauseMS: 150, MaxPauseCeilingMS: 150, MaxSlowdown: 0.5, BudgetSeconds: 120},
+}
+
+// TestGuestIsSlowed moves a guest that only converges slowed: it is, within the intent, and has its
+// speed back whatever becomes of the migration.
+func TestGuestIsSlowed(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		during func(*world)
+		phase  Phase
+		slowed bool
+	}{
+		{"moves", nil, Done, true},
+		{"setting fails at first", func(w *world) { w.src.brakes.fails = 3 }, Done, true},
+		{"can't be slowed", func(w *world) { w.src.brakes.refuse = errors.New("no control groups") }, Aborted, false},
+		{"cancelled while slowed", func(w *world) {
+			w.awaitSlowed()
+			_ = w.store.edit(w.id, ActorCLI, func(m *Migration) { m.Cancel = &Cancel{By: "ops", At: time.Now()} })
+		}, Aborted, true},
+		{"agent stopped while slowed, another goes on", func(w *world) {
+			w.awaitSlowed()
+			w.src.stop()
+			w.src.brakes.mu.Lock()
+			defer w.src.brakes.mu.Unlock()
+			if w.src.brakes.held != 0 || w.src.brakes.share != 1 {
+				w.t.Errorf("an agent that stopped left the guest at %v, holding %d", w.src.brakes.share, w.src.brakes.held)
+			}
+			w.src.start(kill{})
+		}, Done, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inWorld(t, hot, func(w *world) {
+				w.src.brakes = &brakes{host: w.src.host, share: 1, least: 1}
+				if tc.name == "setting fails at first" || !tc.slowed {
+					tc.during(w)
+				}
+				w.dst.start(kill{})
+				w.src.start(kill{})
+				if tc.during != nil && tc.slowed && w.src.brakes.fails == 0 {
+					tc.during(w)
+				}
+				rec := w.awaitFinal(3 * time.Minute)
+				w.report(w.problems(false))
+				if rec.Phase != tc.phase {
+					w.t.Fatalf("ended %s (%s), want %s", rec.Phase, rec.Reason, tc.phase)
+				}
+				b := w.src.brakes
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				if b.held != 0 || b.share != 1 {
+					w.t.Errorf("left at %v of a core, %d throttles held", b.share, b.held)
+				}
+				if (b.least < 1) != tc.slowed {
+					w.t.Errorf("least share %v, slowed wanted: %v", b.least, tc.slowed)
+				}
+				if o := rec.Outcome; tc.slowed && (o == nil || o.ThrottleMaxPercent == 0 || o.Slowdown <= 0 || o.Slowdown > 0.5) {
+					w.t.Errorf("outcome %+v tells not how it was slowed", o)
+				}
+			})
+		})
+	}
+}
+
+// awaitSlowed lets time pass until the guest is slowed.
+func (w *world) awaitSlowed() {
+	w.t.Helper()
+	for range 600 {
+		w.src.brakes.mu.Lock()
+		share := w.src.brakes.share
+		w.src.brakes.mu.Unlock()
+		if share < 1 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.t.Fatal("the guest was never slowed")
+}
+
+// TestBrake says what shares of its own use mean in cores.
+func TestBrake(t *testing.T) {
+	f := &fakeThrottle{use: 0.4, least: 0.1}
+	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100}}, slog.New(slog.DiscardHandler))
+	if f.pause != 60*time.Millisecond {
+		t.Errorf("silence up to %s, want 60ms of a promise of 100ms", f.pause)
+	}
+	if b.least() != 1 || b.set(0.5) {
+		t.Error("slowed before its use is known")
+	}
+	b.look(time.Now())
+	if l := b.least(); math.Abs(l-0.25) > 1e-9 {
+		t.Errorf("least %v, want a quarter of its use", l)
+	}
+	if !b.set(0.5) || f.set != 0.2 || b.share != 0.5 {
+		t.Errorf("half of 0.4 is %v of a core, share %v", f.set, b.share)
+	}
+	if b.set(0.5) {
+		t.Error("set again to the same")
+	}
+	if !b.set(0.01) || b.share != 0.25 {
+		t.Errorf("share %v, want what the throttle could do", b.share)
+	}
+	if !b.set(1) || f.set != 1 || b.share != 1 {
+		t.Errorf("full speed is %v of a core, share %v", f.set, b.share)
+	}
+	b.release()
+	b.release()
+	if f.ends != 1 || b.set(0.5) || b.share != 1 {
+		t.Errorf("ended %d times, want once and for all", f.ends)
+	}
+}
+
+type fakeThrottle struct {
+	use   hypervisor.Cores
+	least float64
+	pause time.Duration
+	set   float64
+	ends  int
+}
+
+func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string, pause time.Duration) (Throttle, error) {
+	f.pause = pause
+	return f, nil
+}
+
+func (f *fakeThrottle) Set(share float64) (float64, error) {
+	f.set = max(share, f.least)
+	return f.set, nil
+}
+func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) { return f.use, nil }
+func (f *fakeThrottle) Least(hypervisor.Cores) float64     { return f.least }
+func (f *fakeThrottle) SetUse(hypervisor.Cores)            {}
+func (f *fakeThrottle) End() error                         { f.ends++; return nil }
