@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -198,5 +199,18 @@ func TestInputIsChecked(t *testing.T) {
 		if _, err := order.Schedule(in, order.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
+	}
+}
+
+// The bound knows that one stream out can't fill a fast link when the other ends are slow.
+func TestBoundKnowsStreams(t *testing.T) {
+	in := order.Input{
+		Hosts: []order.Host{host("a", 0, false), host("b", 9, false), host("c", 9, false)},
+		Moves: []order.Move{move("x", "a", "b", 1), move("y", "a", "c", 1)},
+	}
+	in.Hosts[0].Out *= 8
+	res, err := order.Schedule(in, order.Options{})
+	if err != nil || res.Makespan.String() != "2s" || res.Bound.Round(time.Microsecond).String() != "2s" {
+		t.Errorf("makespan %s, bound %s, %v; want 2s and all but 2s", res.Makespan, res.Bound, err)
 	}
 }

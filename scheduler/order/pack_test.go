@@ -45,7 +45,7 @@ func TestAdmitsNobodyBesideItsGroup(t *testing.T) {
 
 // What may start first must not take the place that another one needs on its way.
 func TestNoDeadEnd(t *testing.T) {
-	p := fleet(t, map[string]int{"a": 0, "b": 4, "c": 4}, []Move{
+	p := fleet(t, map[string]int{"a": 0, "b": 9, "c": 9}, []Move{
 		{VM: "big", From: "a", To: "c", Memory: 4 * hypervisor.GiB, Bytes: 8 * hypervisor.GiB},
 		{VM: "small", From: "a", To: "b", Memory: 2 * hypervisor.GiB},
 	}, Group{VMs: []string{"big", "small"}})

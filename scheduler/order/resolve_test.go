@@ -67,3 +67,38 @@ func TestLeavesNoMoveThatFits(t *testing.T) {
 		t.Errorf("%d solvable, %d with more left over than need be; want 100 and more, at most 6", solvable, more)
 	}
 }
+
+// The smallest domain that lets another one in goes aside, to a host whose room nobody waits for.
+func TestPutsAsideWhatHelps(t *testing.T) {
+	const G = hypervisor.GiB
+	p := fleet(t, map[string]int{"a": 0, "b": 0, "c": 4, "d": 4, "e": 0}, []Move{
+		{VM: "large", From: "a", To: "b", Memory: 4 * G},
+		{VM: "back", From: "b", To: "a", Memory: 3 * G},
+		{VM: "small", From: "a", To: "b", Memory: 1 * G},
+		{VM: "waits", From: "e", To: "c", Memory: 8 * G},
+	})
+	const back, large, small, waits = 0, 1, 2, 3
+	s := p.initial()
+	all := []int{back, large, small, waits}
+	none := make([]bool, len(p.moves))
+	m, via, ok := s.stage(all, none)
+	if !ok || m != back || p.hosts[via].Name != "d" {
+		t.Errorf("put %s aside on %s, %v; want back on d", p.moves[m].VM, p.hosts[via].Name, ok)
+	}
+	none[back] = true
+	if m, _, ok = s.stage(all, none); !ok || m != large {
+		t.Errorf("put %s aside, %v; want large, since small alone makes no room", p.moves[m].VM, ok)
+	}
+}
+
+func TestHeapGivesTheLeast(t *testing.T) {
+	h := heap{}
+	for i := range 50 {
+		h.push(i * 37 % 50)
+	}
+	for want := range 50 {
+		if got := h.pop(); got != want {
+			t.Fatalf("got %d, want %d", got, want)
+		}
+	}
+}
