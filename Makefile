@@ -71,7 +71,7 @@ truth: build deps ## N (50) migrations with the record compared with what was se
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_TRUTH=$(or $(filter-out 200,$(N)),50) $(GO) test -count 1 -v -timeout 1h -tags soak -run TestTruth ./test/lab
 
 .PHONY: bench
-bench: bench-overhead bench-precopy ## all benchmarks (many hours)
+bench: bench-overhead bench-precopy bench-order ## all benchmarks (many hours)
 
 .PHONY: bench-overhead
 bench-overhead: build deps ## drover migrate --wait against a bare libvirt migration, side by side; JSON in build/

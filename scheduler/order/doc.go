@@ -1,10 +1,10 @@
 // Package order says in which order, and beside which others, a set of moves is carried out: so that
 // every moment is feasible, and the last move ends soon.
 //
-//	moves -> resolve: an order in which each fits, through staging hosts where two wait for each other
-//	      -> pack: times on links and streams, the critical link first
-//	      -> search: other orders, as many as the budget allows
-//	      -> after: which moves must be done before each, and waves
+//	moves -> resolve: orders in which each fits, through staging hosts where some wait for each other
+//	      -> pack: times on links and streams, the critical link first, never into a dead end
+//	      -> search: other rules and orders, as many as the budget allows; the one that ends first
+//	      -> dependencies: which steps must be done before each, and so the waves
 //
 // # What always holds
 //
@@ -27,9 +27,9 @@
 //
 // A stream has the whole of the slower link end if it can, since two at once on a link starve each other
 // and a faster stream sends less again: with dirty rate w, a first pass of b bytes takes b/(r-w) at rate
-// r (the sum of the rounds b/r, b/r w/r, ...). A stream also starts with what is left of a link when that
-// is half of its rate or more. The bound is the busiest link direction: the bytes that cross it at full
-// rates over its rate.
+// r (the sum of the rounds b/r, b/r w/r, ...). A stream may also start with what is left of a link when
+// that is half of its rate or more. The bound is the busiest direction of a host: the bytes that cross it
+// at full rates over the link's, or the times of its streams over how many it may have at once.
 //
 // Everything here is pure, gives the same result for the same moves in whatever order they come, and is
 // safe for concurrent use. The budget is counted in schedules tried, not in time.
