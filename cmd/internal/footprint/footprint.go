@@ -21,6 +21,11 @@ const (
 	giveBackHeap = 64 << 20
 )
 
+// The runtime samples allocations for heap profiles in every program that links net/http/pprof, as etcd's
+// server does, and keeps each sampled place for good: a megabyte in ten minutes, for profiles that
+// nobody can ask for.
+func init() { runtime.MemProfileRate = 0 }
+
 // Keep makes the heap small and steady until ctx ends; GOGC in the environment wins over the small
 // part. trim, if any, gives back what C code holds. It returns nil when ctx ends.
 func Keep(ctx context.Context, trim func()) error {
