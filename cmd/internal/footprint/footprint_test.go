@@ -2,10 +2,17 @@ package footprint
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
 )
+
+func TestNoHeapProfile(t *testing.T) {
+	if runtime.MemProfileRate != 0 {
+		t.Errorf("one allocation in %d bytes is sampled", runtime.MemProfileRate)
+	}
+}
 
 func TestPause(t *testing.T) {
 	for _, c := range []struct {
