@@ -76,14 +76,9 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 	m := d.rec.current()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
-	d.limit = d.tuner.Limit()
-	spec := hypervisor.MigrateSpec{
-		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
-		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
-		Bandwidth: m.Order.Bandwidth, Downtime: d.limit,
-		Persistent: seen.Facts.Persistent, CopyDisks: disks,
-		Strategy: d.tuner.Strategy(),
-	}
+	d.limit, d.cap = d.tuner.Limit(), m.Order.Bandwidth
+	spec := d.spec()
+	spec.Persistent, spec.CopyDisks = seen.Facts.Persistent, disks
 	now := time.Now()
 	up := stepUp{
 		from: Claimed,
@@ -91,7 +86,7 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 			m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
 			m.Autostart, m.Persistent = seen.Facts.Autostart, seen.Facts.Persistent
 			m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
-				Number: len(m.Attempts) + 1, Strategy: spec.Strategy.Name(), Started: now,
+				Number: len(m.Attempts) + 1, Strategy: encoding(spec.Strategy), Started: now,
 				DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
 			})
 		},
@@ -201,7 +196,7 @@ func (d *drive) proceed(ctx context.Context) error {
 		case m.Cancel != nil:
 			return fmt.Errorf("%w: it was cancelled by %s", errNotBegun, m.Cancel.By)
 		case time.Since(sent) < freshFor:
-			close(d.begun)
+			d.begunOnce()
 			return nil
 		}
 		sent = time.Now()
@@ -214,6 +209,19 @@ func (d *drive) proceed(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("%w: %w", errNotBegun, err)
 		}
+	}
+}
+
+// encoding names how the stream is sent, whether or not post-copy may end it.
+func encoding(s hypervisor.Strategy) string {
+	s.PostCopy = false
+	return s.Name()
+}
+
+// begunOnce says that libvirt was called; calls of it do not overlap.
+func (d *drive) begunOnce() {
+	if !d.called() {
+		close(d.begun)
 	}
 }
 

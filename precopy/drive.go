@@ -50,10 +50,15 @@ type drive struct {
 	tuner    tune.Tuner
 	brake    *brake
 	limit    time.Duration // the downtime limit that libvirt was told
-	switched bool          // the vCPUs were stopped for the switchover, at least once
+	cap      hypervisor.BytesPerSecond
+	switched bool // the vCPUs were stopped for the switchover, at least once
 	last     hypervisor.JobStats
 	progress chan Progress
 	bar      Progress // the last one sent, which the next never falls behind
+
+	wish  *wish         // for post-copy
+	asked time.Time     // when the hypervisor was last asked for post-copy
+	pause time.Duration // before the last try to go on with a broken post-copy
 }
 
 func newDrive(w *Worker, rec Stored) *drive {
@@ -129,6 +134,8 @@ func (d *drive) carryOut(ctx context.Context) {
 	case err == nil:
 		d.succeeded(ctx)
 	case ctx.Err() != nil:
+	case d.split():
+		d.failed(ctx, err)
 	case errors.Is(err, errNotBegun):
 		d.notBegun(ctx, err)
 	case hypervisor.IsClass(err, hypervisor.ClassInvalid):
@@ -138,12 +145,24 @@ func (d *drive) carryOut(ctx context.Context) {
 	}
 }
 
+// spec is the migration as libvirt is asked for it. The tuner decides how the stream is sent.
+func (d *drive) spec() hypervisor.MigrateSpec {
+	m := d.rec.current()
+	return hypervisor.MigrateSpec{
+		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
+		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
+		Bandwidth: m.Order.Bandwidth, Downtime: d.limit, Persistent: m.Persistent, Strategy: d.tuner.Strategy(),
+	}
+}
+
 func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 	s := tune.Start{
 		MaxPause: m.Policy.MaxPause(), Ceiling: m.Policy.MaxPauseCeiling(),
 		Budget:      time.Duration(m.Policy.BudgetSeconds * float64(time.Second)),
-		MaxSlowdown: m.Policy.MaxSlowdown, PostCopy: m.Policy.PostCopy,
-		Memory: memory, Bandwidth: m.Order.Bandwidth, Strategy: m.Order.Strategy,
+		MaxSlowdown: m.Policy.MaxSlowdown,
+		// A broken link would lose disks and memory at once.
+		PostCopy: m.Policy.PostCopy && !m.CopyStorage,
+		Memory:   memory, Bandwidth: m.Order.Bandwidth, Strategy: m.Order.Strategy,
 	}
 	if p := m.Order.Prior; p != nil {
 		s.Prior = *p

@@ -45,8 +45,12 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 }
 
 // unwanted reports whether the running migration is to be aborted: somebody cancelled it, the
-// controller gave it up, or the record was closed meanwhile with the guest said to be on the source.
+// controller gave it up, or the record was closed meanwhile with the guest said to be on the source. Once
+// it may be in post-copy, nobody's wish ends it.
 func (d *drive) unwanted() bool {
+	if d.split() {
+		return false
+	}
 	m := d.rec.current()
 	if m.Phase.Final() {
 		return m.Phase != Done
@@ -80,31 +84,57 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		return tune.Wait // not begun yet, over already, or libvirt is away: the call tells
 	}
 	d.last = stats
-	if d.rec.current().Phase != Switching {
-		// The job is seen through the switchover too; that it was taken back comes as an event.
-		d.enter(Copying, "memory is being copied")
-	}
+	d.stand(stats)
 	now := time.Now()
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Least: d.brake.least(), Now: now})
+	if d.split() {
+		// No limit binds any more, and there is nothing left to decide.
+		d.report(stats, tune.Decision{Text: d.following(stats)})
+		if !stats.Postcopy {
+			d.askPostCopy(pctx)
+		}
+		return tune.Wait
+	}
 	d.report(stats, dec)
 	d.apply(pctx, dec)
-	if dec.Action == tune.StartPostCopy {
-		d.startPostCopy(pctx, dec)
+	switch {
+	case dec.Action == tune.Abort:
+		d.giveUp(dec)
+		return tune.Abort
+	case dec.Action == tune.StartPostCopy && d.wish == nil:
+		d.wish = d.wishFor(stats, now)
 	}
-	if dec.Action == tune.Abort {
-		d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
-		d.rec.change(func(m *Migration) {
-			n := len(m.Attempts)
-			if m.Phase.Final() || n == 0 || m.gaveUp() != nil {
-				return
-			}
-			m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
-			m.Attempts = append([]Attempt(nil), m.Attempts...)
-			m.Attempts[n-1].GaveUp = &GivingUp{Code: m.ReasonCode, Reason: m.Reason}
-		})
+	if d.wish != nil && d.wish.due(stats, now) {
+		d.startPostCopy(pctx, now)
 	}
-	return dec.Action
+	return tune.Wait
+}
+
+// stand enters the phase that a job shows.
+func (d *drive) stand(s hypervisor.JobStats) {
+	switch p := d.rec.current().Phase; {
+	case s.PostcopyBroken:
+		d.broken()
+	case s.Postcopy:
+		d.mended()
+		d.enter(Postcopy, d.following(s))
+	case p != Switching:
+		// The job is seen through the switchover too; that it was taken back comes as an event.
+		d.enter(Copying, "memory is being copied")
+	}
+}
+
+// giveUp notes that the attempt is to end, and why.
+func (d *drive) giveUp(dec tune.Decision) {
+	d.log.Info("giving up", "reason", dec.Reason, "why", dec.Text)
+	d.rec.change(func(m *Migration) {
+		if m.Phase.Final() || m.gaveUp() != nil {
+			return
+		}
+		m.Reason, m.ReasonCode = dec.Text, string(dec.Reason)
+		m.changeAttempt(func(a *Attempt) { a.GaveUp = &GivingUp{Code: m.ReasonCode, Reason: m.Reason} })
+	})
 }
 
 // apply brings the downtime limit and the guest's speed to where the tuner wants them. What fails is
@@ -119,31 +149,23 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 			d.limit, changed = limit, true
 		}
 	}
+	if limit := d.tuner.Bandwidth(); limit > 0 && limit != d.cap {
+		if err := d.w.Migrator.SetBandwidth(ctx, d.domain, limit); err != nil {
+			d.log.Warn("bandwidth limit not set, trying again", "limit", limit, "err", err)
+		} else {
+			d.log.Info("bandwidth limit set", "limit", limit)
+			d.cap = limit
+		}
+	}
 	if !changed {
 		return
 	}
 	limit, lost := d.limit, d.tuner.Learned().Slowdown*d.last.Elapsed.Seconds()
 	d.rec.change(func(m *Migration) {
-		if n := len(m.Attempts); n > 0 && !m.Phase.Final() {
-			m.Attempts = append([]Attempt(nil), m.Attempts...)
-			m.Attempts[n-1].LimitMS, m.Attempts[n-1].LostSeconds = limit.Milliseconds(), lost
+		if !m.Phase.Final() {
+			m.changeAttempt(func(a *Attempt) { a.LimitMS, a.LostSeconds = limit.Milliseconds(), lost })
 		}
 	})
-}
-
-// startPostCopy switches a migration over to post-copy, where the hypervisor can.
-func (d *drive) startPostCopy(ctx context.Context, dec tune.Decision) {
-	m, ok := d.w.Migrator.(interface {
-		StartPostCopy(ctx context.Context, id hypervisor.DomainID) error
-	})
-	if !ok {
-		return
-	}
-	if err := m.StartPostCopy(ctx, d.domain); err != nil {
-		d.log.Warn("post-copy not started", "err", err)
-		return
-	}
-	d.log.Info("post-copy started", "reason", dec.Reason)
 }
 
 // enter notes a phase of the running migration, once.
@@ -172,7 +194,11 @@ func (d *drive) event(e hypervisor.Event) {
 	}
 }
 
+// abort asks for the migration's end, unless it may be in post-copy: QEMU would throw the guest away.
 func (d *drive) abort(ctx context.Context) {
+	if d.split() {
+		return
+	}
 	d.brake.release()
 	actx, cancel := context.WithTimeout(ctx, 35*time.Second)
 	defer cancel()
@@ -197,7 +223,7 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 	if s.Bandwidth > 0 {
 		p.ETA = s.Bandwidth.Time(remaining) // else nothing is known yet
 	}
-	if s.Round > 1 && s.DirtyRate >= s.Bandwidth {
+	if s.PostcopyBroken || !s.Postcopy && s.Round > 1 && s.DirtyRate >= s.Bandwidth {
 		p.ETA = -1
 	}
 	if d.bar.Processed > p.Processed {
@@ -238,9 +264,8 @@ func (d *drive) adopt(ctx context.Context) {
 	}
 	d.tuner = d.w.tuner(m.Policy, d.adoptedStart(ctx, m))
 	d.rec.change(func(m *Migration) {
-		if n := len(m.Attempts); n > 0 && !m.Phase.Final() {
-			m.Attempts = append([]Attempt(nil), m.Attempts...)
-			m.Attempts[n-1].Adopted = true
+		if !m.Phase.Final() {
+			m.changeAttempt(func(a *Attempt) { a.Adopted = true })
 		}
 	})
 	// Copying was only ever written of a job that was seen; before that, one may be on its way.
@@ -272,6 +297,9 @@ func (d *drive) adopt(ctx context.Context) {
 // takeBack ends a libvirt call that the agent before may have made and that shows no job yet, since
 // libvirtd still tries to reach the target; true when there was one, or nobody can say.
 func (d *drive) takeBack(ctx context.Context) bool {
+	if d.split() {
+		return false
+	}
 	actx, cancel := context.WithTimeout(ctx, 35*time.Second)
 	defer cancel()
 	err := d.w.Migrator.Abort(actx, d.domain)
@@ -304,16 +332,15 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	// What an earlier run of the agent slowed, its end gave back: the brake is off.
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	start := startOf(m.Migration, memory)
-	if n := len(m.Attempts); n > 0 {
-		a := m.Attempts[n-1]
-		start.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
-		start.Lost = time.Duration(a.LostSeconds * float64(time.Second))
-	}
-	d.limit = start.Limit
+	a := m.attempt()
+	start.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
+	start.Lost = time.Duration(a.LostSeconds * float64(time.Second))
+	d.limit, d.cap = start.Limit, start.Bandwidth
 	return start
 }
 
-// follow watches an adopted job by polling until libvirt shows none; true when it saw one.
+// follow watches an adopted job by polling until libvirt shows none, or one that stands still because
+// post-copy broke; true when it saw one.
 func (d *drive) follow(ctx context.Context) (bool, error) {
 	seen, began := false, time.Now()
 	for {
@@ -328,6 +355,10 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 			return seen, nil
 		case err == nil && stats.Kind == hypervisor.JobOutgoing:
 			seen = true
+			if stats.PostcopyBroken {
+				d.last = stats
+				return seen, nil
+			}
 			if d.unwanted() || d.poll(ctx) == tune.Abort {
 				d.abort(ctx)
 			}

@@ -63,22 +63,24 @@ type Controller struct {
 	braked []model.Sample            // of passes while slowed as at present, in time of the clock
 	sizes  []hypervisor.Bytes        // what the latest passes began with
 	drain  hypervisor.BytesPerSecond // dirtied memory sent per second
-	rates  []rate                    // bytes on the link, for the last seconds
+	pace   pace
+	rates  []rate // bytes on the link, for the last seconds
 	wire   hypervisor.BytesPerSecond
 
 	first hypervisor.Bytes // sent in the first pass
-	// dirtied bytes that were seen to be sent, and what they took on the link. From the third pass on:
-	// before that XBZRLE has nothing to compare with.
-	resent, packed hypervisor.Bytes
-	stuck          time.Duration // Elapsed since when passes do not shrink; 0 while they do
-	lost           time.Duration // guest work lost to being slowed
-	least          float64       // share
-	adopted        bool          // from its middle on
-	blind          bool          // nothing is known of how the present pass began
-	hoped          bool          // slowing was tried on a hopeful guess
-	landing        int           // the pass in which the guest was slowed; 0 when it is not
-	highest        hypervisor.BytesPerSecond
-	present        Decision
+	// From the third pass on, before which XBZRLE has nothing to compare with: what had been sent until
+	// then, and the dirtied bytes that there were to send since.
+	third, resent hypervisor.Bytes
+	quick         bool          // passes are too short for the poll
+	stuck         time.Duration // Elapsed since when passes do not shrink; 0 while they do
+	lost          time.Duration // guest work lost to being slowed
+	least         float64       // share
+	adopted       bool          // from its middle on
+	blind         bool          // nothing is known of how the present pass began
+	hoped         bool          // slowing was tried on a hopeful guess
+	landing       int           // the pass in which the guest was slowed; 0 when it is not
+	highest       hypervisor.BytesPerSecond
+	present       Decision
 }
 
 type rate struct {
@@ -90,7 +92,7 @@ type rate struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost}
+	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth)}
 	c.limit = min(firstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -125,6 +127,9 @@ func (c *Controller) Limit() time.Duration { return c.limit }
 // Share implements Tuner.
 func (c *Controller) Share() float64 { return c.share }
 
+// Bandwidth implements Tuner.
+func (c *Controller) Bandwidth() hypervisor.BytesPerSecond { return c.pace.cap }
+
 // Learned implements Tuner.
 func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
@@ -138,8 +143,8 @@ func (c *Controller) Learned() forecast.Receipt {
 	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
 		r.Growth = g
 	}
-	if c.resent > 4*hypervisor.MiB {
-		r.Ratio = float64(c.packed) / float64(c.resent)
+	if sent := c.resent - c.prev.MemRemaining; c.third > 0 && sent > 4*hypervisor.MiB {
+		r.Ratio = float64(c.prev.MemProcessed-c.third) / float64(sent)
 	}
 	if c.prevAt > 0 {
 		r.Slowdown = c.lost.Seconds() / c.prevAt.Seconds()
@@ -203,6 +208,7 @@ func (c *Controller) note(r Reading) {
 			c.wire = min(c.wire, c.start.Bandwidth)
 		}
 	}
+	c.pace.note(c.prev, r)
 	if r.Round == c.round || r.Round <= 1 {
 		c.ran += time.Duration(share * float64(step))
 		c.within(r, step)
@@ -218,10 +224,6 @@ func (c *Controller) within(r Reading, step time.Duration) {
 		return
 	}
 	gone := c.prev.MemRemaining - r.MemRemaining
-	if r.Round > 2 && r.MemProcessed >= c.prev.MemProcessed {
-		c.resent += gone
-		c.packed += r.MemProcessed - c.prev.MemProcessed
-	}
 	now := hypervisor.Rate(gone, step)
 	if c.drain <= 0 {
 		c.drain = now
@@ -254,14 +256,20 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 		c.first = r.MemProcessed
 		ran = max(ran-r.Setup, 0)
 	}
-	if passes > 1 && c.round > 1 {
-		// Passes too short for the poll: their mean length, and the most that was seen of them.
+	// Passes too short for the poll: their mean length, and the most that was seen of them. What the
+	// last long pass left unsent is nothing that a short one dirtied.
+	known := passes == 1 || c.quick
+	if c.quick = passes > 1; c.quick && known {
 		ran /= time.Duration(passes)
 		size = max(size, c.prev.MemRemaining)
 	}
-	// What the first pass left unsent is not what was dirtied: with several passes since, nothing is
-	// known of the first of them.
-	if ran > 0 && c.round > 0 && !c.blind && (passes == 1 || c.round > 1) {
+	if r.Round > 2 && c.round > 0 && !c.adopted {
+		if c.third == 0 {
+			c.third = max(r.MemProcessed-hypervisor.Bytes(float64(c.wire)*since.Seconds()), 1)
+		}
+		c.resent += size * hypervisor.Bytes(min(passes, r.Round-2))
+	}
+	if ran > 0 && c.round > 0 && !c.blind && known {
 		if c.landing > 0 {
 			// How much a slowed guest really dirties only a whole pass at that speed tells.
 			if c.round > c.landing {

@@ -65,6 +65,9 @@ func (f *fixed) Strategy() hypervisor.Strategy { return f.strategy }
 // Share implements Tuner.
 func (f *fixed) Share() float64 { return 1 }
 
+// Bandwidth implements Tuner.
+func (f *fixed) Bandwidth() hypervisor.BytesPerSecond { return 0 }
+
 // Learned implements Tuner: fixed policies learn nothing.
 func (f *fixed) Learned() forecast.Receipt { return forecast.Receipt{} }
 

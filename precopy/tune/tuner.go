@@ -78,6 +78,8 @@ type Tuner interface {
 	Limit() time.Duration
 	// Share is what the guest should be left of its own CPU use; 1 is not slowed.
 	Share() float64
+	// Bandwidth is the cap on the stream that should be in force; 0 leaves it as it was ordered.
+	Bandwidth() hypervisor.BytesPerSecond
 	// Step takes one reading.
 	Step(r Reading) Decision
 	// Learned is what the attempt has shown of the domain so far: the fields that the readings tell.

@@ -119,8 +119,13 @@ func TestPrecopy(t *testing.T) {
 	for _, m := range all {
 		have[m.key()] = true
 	}
-	for run := 1; run <= runs; run++ {
-		for _, rate := range rates {
+	for _, rate := range rates {
+		// The agents are told what their links carry, as an admin would configure it.
+		l.Do(t, "shape", "all", rate)
+		l.Do(t, "drover", "stop")
+		l.Do(t, "drover", "start")
+		l.Ready(t)
+		for run := 1; run <= runs; run++ {
 			for _, w := range workloads {
 				// The policies in turn, so that the machine's moods strike all alike.
 				for _, p := range append([]string{own}, tune.FixedNames()...) {
@@ -147,11 +152,9 @@ func TestPrecopy(t *testing.T) {
 // drover's own policy as often as its receipts matter.
 func (l *Lab) measure(t *testing.T, w workload, m measured) []measured {
 	t.Helper()
-	guest := fmt.Sprintf("b-%s-%s-%d", w.name, m.Policy, m.Run)
-	l.Do(t, "shape", "all", "none")
+	guest := fmt.Sprintf("b-%s-%s-%s-%d", w.name, m.Rate, m.Policy, m.Run)
 	l.Do(t, append([]string{"guest", "start", guest, "--host", "kvm1"}, w.flags...)...)
 	defer l.Do(t, "guest", "stop", guest)
-	l.Do(t, "shape", "all", m.Rate)
 	if m.Policy != own {
 		time.Sleep(3 * time.Second)
 		l.move(t, guest, "kvm2", &m, "--tuning", m.Policy)

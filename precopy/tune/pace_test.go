@@ -1,0 +1,57 @@
+package tune
+
+import (
+	"testing"
+	"time"
+
+	"drover/hypervisor"
+)
+
+// TestPace plays a link that carries less than was ordered, and later more.
+func TestPace(t *testing.T) {
+	const order = 100e6
+	for _, tc := range []struct {
+		name string
+		// carries is what the link takes at a time; shrink what a page needs of its size.
+		carries func(time.Duration) float64
+		shrink  float64
+		after   time.Duration
+		low     float64
+		high    float64
+	}{
+		{"as ordered", func(time.Duration) float64 { return 200e6 }, 1, 30 * time.Second, 100e6, 100e6},
+		{"half of it", func(time.Duration) float64 { return 50e6 }, 1, 5 * time.Second, 44e6, 47e6},
+		{"half of it, for long", func(time.Duration) float64 { return 50e6 }, 1, time.Minute, 44e6, 52e6},
+		{"half of it at first", func(at time.Duration) float64 {
+			if at < 10*time.Second {
+				return 50e6
+			}
+			return 200e6
+		}, 1, 3 * time.Minute, 100e6, 100e6},
+		{"a small cap, rounded down", func(time.Duration) float64 { return 5 << 20 }, 1, time.Minute, 5.9 * (1 << 20), 5.9 * (1 << 20)},
+		{"pages that shrink", func(time.Duration) float64 { return 20e6 }, 0.2, 30 * time.Second, 100e6, 100e6},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			order := float64(order)
+			if tc.name == "a small cap, rounded down" {
+				order = 5.9 * float64(1<<20)
+			}
+			p := newPace(hypervisor.BytesPerSecond(order))
+			var prev Reading
+			sent, left := 0.0, 1e12
+			for at := time.Duration(0); at < tc.after; at += 250 * time.Millisecond {
+				rate := min(float64(p.cap), tc.carries(at))
+				sent += rate / 4
+				left -= rate / 4 / tc.shrink
+				r := Reading{JobStats: hypervisor.JobStats{
+					Elapsed: at, Round: 1, MemTotal: 1e12, MemRemaining: hypervisor.Bytes(left), MemProcessed: hypervisor.Bytes(sent),
+				}}
+				p.note(prev, r)
+				prev = r
+			}
+			if got := float64(p.cap); got < tc.low || got > tc.high {
+				t.Errorf("cap %.1f MB/s, want %.1f to %.1f", got/1e6, tc.low/1e6, tc.high/1e6)
+			}
+		})
+	}
+}
