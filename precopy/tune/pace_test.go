@@ -28,7 +28,7 @@ func TestPace(t *testing.T) {
 			}
 			return 200e6
 		}, 1, 3 * time.Minute, 100e6, 100e6},
-		{"a small cap, rounded down", func(time.Duration) float64 { return 5 << 20 }, 1, time.Minute, 5.9 * (1 << 20), 5.9 * (1 << 20)},
+		{"a small cap, rounded down", func(time.Duration) float64 { return 5 << 20 }, 1, time.Minute, 6.1e6, 6.3e6},
 		{"pages that shrink", func(time.Duration) float64 { return 20e6 }, 0.2, 30 * time.Second, 100e6, 100e6},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
