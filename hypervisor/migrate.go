@@ -101,7 +101,10 @@ type JobStats struct {
 	Round    int
 	PageSize Bytes
 	Throttle int // auto-converge's, percent; 0 when not throttling
-	Postcopy bool
+	// Postcopy says that the guest was switched over and runs on the target while the rest of its memory
+	// follows; PostcopyBroken that the stream broke then, so that nothing follows until it is recovered.
+	Postcopy       bool
+	PostcopyBroken bool
 }
 
 // Processed is all that was sent, memory and disks.

@@ -191,6 +191,15 @@ func TestCallsOnIdleDomain(t *testing.T) {
 	}
 	wantClass(t, h.Abort(ctx, g.id()), hypervisor.ClassInvalid)
 	wantClass(t, h.StartPostCopy(ctx, g.id()), hypervisor.ClassInvalid)
+	if err := h.Recover(ctx, hypervisor.MigrateSpec{
+		Domain: g.id(), PeerURI: "qemu+tcp://127.0.0.1:1/system", Bandwidth: hypervisor.BytesPerSecond(hypervisor.MiB),
+		Downtime: time.Second, Strategy: hypervisor.Strategy{PostCopy: true},
+	}); err == nil {
+		t.Error("Recover: want a refusal, since nothing is broken")
+	}
+	if h.outgoing.leaving(g.id()) {
+		t.Error("the refused recovery keeps its place")
+	}
 	if err := h.SetDowntime(ctx, g.id(), 120*time.Millisecond); err != nil {
 		t.Errorf("SetDowntime: %v", err)
 	}

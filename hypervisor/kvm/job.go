@@ -92,11 +92,12 @@ func jobStats(d *libvirt.Domain) (hypervisor.JobStats, error) {
 		return hypervisor.JobStats{}, err
 	}
 	s := statsOf(info, time.Now())
-	if s.Kind == hypervisor.JobOutgoing && !s.Postcopy {
+	if s.Kind == hypervisor.JobOutgoing {
 		// The count of page requests lags; the state reason says it at once.
 		if state, reason, err := d.GetState(); err == nil {
 			_, why := stateOf(state, reason)
-			s.Postcopy = why == hypervisor.ReasonPostcopy || why == hypervisor.ReasonPostcopyFailed
+			s.PostcopyBroken = why == hypervisor.ReasonPostcopyFailed
+			s.Postcopy = s.Postcopy || s.PostcopyBroken || why == hypervisor.ReasonPostcopy
 		}
 	}
 	return s, nil

@@ -59,13 +59,47 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 	return h.settle(ctx, watch, before, err)
 }
 
-// stream opens the migration's own connection and sets the limits that must stand before the call.
-func (h *Host) stream(ctx context.Context, s *stream, id hypervisor.DomainID, o order) (*conn, error) {
+// Recover asks libvirt to go on with a migration whose post-copy broke, and blocks like Migrate until
+// it is over or broke again. Nothing is touched if libvirt refuses, and it may be called as often as one
+// likes: ClassInvalid says that there is nothing broken, or that QEMU has not noticed yet. spec is that
+// of the migration; its limits and Proceed are not used.
+func (h *Host) Recover(ctx context.Context, spec hypervisor.MigrateSpec) error {
+	lv, qemu := h.versions()
+	o, err := recovery(spec, lv, qemu)
+	if err != nil {
+		return err
+	}
+	s, err := h.outgoing.begin(spec.Domain)
+	if err != nil {
+		return err
+	}
+	c, err := h.dial(ctx)
+	if err != nil {
+		h.outgoing.end(spec.Domain)
+		return err
+	}
+	h.outgoing.connected(s, c)
+	spec.Proceed = nil
+	_, err = h.send(ctx, c, spec, o)
+	return err
+}
+
+// dial opens a migration's own connection.
+func (h *Host) dial(ctx context.Context) (*conn, error) {
 	c, err := dialBoxed(ctx, h.t, h.cfg.connect, h.cfg.URI)
 	if err != nil {
 		return nil, notStarted(err)
 	}
 	c.hold()
+	return c, nil
+}
+
+// stream opens the migration's own connection and sets the limits that must stand before the call.
+func (h *Host) stream(ctx context.Context, s *stream, id hypervisor.DomainID, o order) (*conn, error) {
+	c, err := h.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
 	r := request{op: "migrate: set limits", domain: id, limit: slowLimit, slots: s.slots}
 	_, err = onConn(ctx, h.t, c, r, func(lv *libvirt.Connect) (struct{}, error) {
 		return withDomain(lv, id, func(d *libvirt.Domain) (struct{}, error) {
@@ -181,6 +215,8 @@ func verdictOn(before, after vantage, undisturbed bool, class hypervisor.Class) 
 	resumed := !neverStopped && after.State == hypervisor.StateRunning && before.State == hypervisor.StateRunning
 	firm := class != hypervisor.ClassUnknownOutcome && class != hypervisor.ClassDenied && class != hypervisor.ClassNoDomain
 	switch {
+	case after.Reason == hypervisor.ReasonPostcopy || after.Reason == hypervisor.ReasonPostcopyFailed:
+		return hypervisor.ClassUnknownOutcome // the target runs it
 	case after.Job == hypervisor.JobOutgoing && class == hypervisor.ClassInvalid:
 		return class // refused because another migration of this domain runs
 	case after.Job != hypervisor.JobNone:
@@ -228,7 +264,8 @@ func (h *Host) SetBandwidth(ctx context.Context, id hypervisor.DomainID, limit h
 }
 
 // StartPostCopy switches a migration that was started with Strategy.PostCopy over to the target at
-// QEMU's next iteration check. From then on the guest can't be rolled back.
+// QEMU's next iteration check; it may be repeated. From then on the guest can't be rolled back, and an
+// Abort that comes before libvirt has noticed would destroy it.
 func (h *Host) StartPostCopy(ctx context.Context, id hypervisor.DomainID) error {
 	_, err := onTuned(ctx, h, request{op: "start post-copy", domain: id}, func(d *libvirt.Domain) (struct{}, error) {
 		return struct{}{}, d.MigrateStartPostCopy(0)

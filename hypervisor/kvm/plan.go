@@ -12,6 +12,7 @@ import (
 
 // Version thresholds, in libvirt's notation.
 const (
+	libvirtRecover  = 8_005_000  // post-copy can go on after its stream broke
 	libvirtZstd     = 9_004_000  // zlib and zstd as compression methods of parallel streams
 	qemuPostMultifd = 10_001_000 // first QEMU that takes post-copy together with multifd
 )
@@ -89,6 +90,22 @@ func plan(spec hypervisor.MigrateSpec, libvirtVersion, qemuVersion uint32) (orde
 		p.BandwidthSet, p.Bandwidth = true, mebibytes(spec.Bandwidth)
 	}
 	encode(spec.Strategy, &o)
+	return o, nil
+}
+
+// recovery turns the spec of a migration whose post-copy broke into the call that lets it go on. Libvirt
+// wants the options that it was begun with; its limits stand as they were.
+func recovery(spec hypervisor.MigrateSpec, libvirtVersion, qemuVersion uint32) (order, error) {
+	o, err := plan(spec, libvirtVersion, qemuVersion)
+	switch {
+	case err != nil:
+		return order{}, err
+	case !spec.Strategy.PostCopy:
+		return order{}, refuse("recover", spec.Domain, hypervisor.ClassArgument, "the migration was begun without post-copy")
+	case libvirtVersion < libvirtRecover:
+		return order{}, refuse("recover", spec.Domain, hypervisor.ClassUnsupported, "post-copy can't go on after its stream broke: this needs libvirt 8.5")
+	}
+	o.flags |= libvirt.MIGRATE_POSTCOPY_RESUME
 	return o, nil
 }
 

@@ -150,6 +150,23 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
+func TestRecoveryIsTheSameCallAgain(t *testing.T) {
+	spec := order1(func(s *hypervisor.MigrateSpec) { s.Strategy.PostCopy, s.TLS, s.Persistent = true, true, true })
+	begun, err := plan(spec, libvirtNow, qemuNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := recovery(spec, libvirtNow, qemuNow)
+	if err != nil || again.flags != begun.flags|libvirt.MIGRATE_POSTCOPY_RESUME || again.params.BandwidthSet {
+		t.Errorf("%+v, %v: want the flags %#x and the one for going on, and no limit", again, err, begun.flags)
+	}
+	_, err = recovery(spec, 8_004_000, qemuNow)
+	wantClass(t, err, hypervisor.ClassUnsupported)
+	spec.Strategy.PostCopy = false
+	_, err = recovery(spec, libvirtNow, qemuNow)
+	wantClass(t, err, hypervisor.ClassArgument)
+}
+
 // Whatever is sent has an explicit limit, asks for nothing dangerous and nothing contradictory.
 func TestPlanProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -230,6 +247,12 @@ func TestVerdict(t *testing.T) {
 		{"source gone", running(booted), at(hypervisor.StateAbsent, 0, hypervisor.JobNone), false, hypervisor.ClassAborted, unknown},
 		{"guest shut down in mid-copy", running(booted), at(hypervisor.StateShutoff, 1, hypervisor.JobNone), false, failed, unknown},
 		{"another job holds it", running(booted), at(hypervisor.StateRunning, booted, hypervisor.JobOutgoing), false, hypervisor.ClassInvalid, hypervisor.ClassInvalid},
+		{
+			"post-copy broke, and libvirt says invalid", running(booted),
+			vantage{Sighting: hypervisor.Sighting{
+				Domain: "d", State: hypervisor.StatePaused, Reason: hypervisor.ReasonPostcopyFailed, Job: hypervisor.JobOutgoing,
+			}}, true, hypervisor.ClassInvalid, unknown,
+		},
 		{"still going", running(booted), at(hypervisor.StateRunning, booted, hypervisor.JobOutgoing), false, failed, unknown},
 		{
 			"a paused guest stays paused", at(hypervisor.StatePaused, 1, hypervisor.JobNone),
