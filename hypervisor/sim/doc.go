@@ -19,8 +19,12 @@
 // dies, that a job is visible only a while after the call, and that statistics of a completed job
 // live until the daemon restarts.
 //
+// A migration that was begun so may be switched to post-copy: the target runs at once and the rest
+// follows uncapped. When that stream breaks the call fails, the job stays, both sides show it, and only
+// Recover lets it go on.
+//
 // The rooms: fleet.go (hosts, guests), host.go (the calls), copies.go (what each libvirt holds of a
-// guest), job.go and round.go (one migration), memory.go and pattern.go (the guest's pages),
+// guest), job.go, round.go and postcopy.go (one migration), memory.go and pattern.go (the guest's pages),
 // fault.go (what goes wrong, when), load.go (facts and load).
 //
 // All methods are safe for concurrent use; one lock guards the whole fleet. [Fleet.Close] stops what

@@ -41,6 +41,10 @@ const (
 	MonitorHang FaultKind = "monitor-hang"
 	// AutostartRefused makes the source refuse to change the flag, from then on.
 	AutostartRefused FaultKind = "autostart-refused"
+	// PostcopyCut breaks the stream of a post-copy, which can't go on for a while.
+	PostcopyCut FaultKind = "postcopy-cut"
+	// PostcopyRefused makes libvirt refuse to switch to post-copy.
+	PostcopyRefused FaultKind = "postcopy-refused"
 )
 
 // Faults lists all kinds.
@@ -48,6 +52,7 @@ func Faults() []FaultKind {
 	return []FaultKind{
 		ConnLost, DaemonRestart, TargetDies, FinishLost, AbortIgnored, AbortOutside, SlowStart,
 		StatsLost, GuestOff, LeftPaused, ResumeFails, MonitorHang, AutostartRefused,
+		PostcopyCut, PostcopyRefused,
 	}
 }
 
@@ -61,6 +66,7 @@ const (
 	AtPrepare    Moment = "prepare"    // the job becomes visible
 	AtCopy       Moment = "copy"       // the first page goes
 	AtSwitchover Moment = "switchover" // the vCPUs were stopped
+	AtPostcopy   Moment = "postcopy"   // the target runs, the rest of the memory follows
 	AtFinish     Moment = "finish"     // the target runs, the source does not know yet
 )
 
@@ -134,9 +140,11 @@ func (j *job) strike(x Fault) {
 		j.src.hang(id, x.For)
 	case AbortOutside:
 		j.abort(fault("migrate", id, hypervisor.ClassAborted, "operation aborted: migration out job: canceled by client"))
+	case PostcopyCut:
+		j.cutStream(x.For)
 	case AutostartRefused:
 		j.src.refuseOn = true
-	case FinishLost, AbortIgnored, SlowStart, StatsLost, LeftPaused, ResumeFails:
+	case FinishLost, AbortIgnored, SlowStart, StatsLost, LeftPaused, ResumeFails, PostcopyRefused:
 		j.flags[x.Kind] = true
 	}
 }
@@ -199,6 +207,9 @@ func (j *job) guestOff() {
 	case called, setup, copying:
 		j.src.kill(j.g.ID, hypervisor.ReasonShutdown)
 		j.fail(fault("migrate", j.g.ID, hypervisor.ClassFailed, "domain is not running"))
+	case following, broken:
+		j.dst.kill(j.g.ID, hypervisor.ReasonShutdown)
+		j.fail(fault("migrate", j.g.ID, hypervisor.ClassUnknownOutcome, "post-copy phase of migration failed"))
 	case finish, over:
 		j.dst.kill(j.g.ID, hypervisor.ReasonShutdown)
 	case stopped: // no vCPU runs that could shut anything down
@@ -208,6 +219,12 @@ func (j *job) guestOff() {
 // daemonRestarts is the end of the source's libvirtd, and its recovery.
 func (j *job) daemonRestarts(d time.Duration) {
 	j.src.disconnect(d)
+	if j.stage == following || j.stage == broken || j.stage == stopped && j.switchNow {
+		// QEMU goes on by itself, and the new daemon lets it; the call is lost, and the statistics.
+		j.flags[StatsLost] = true
+		j.result.set(fault("migrate", j.g.ID, hypervisor.ClassUnknownOutcome, "the daemon ended"))
+		return
+	}
 	running := j.stage == finish
 	if j.stage != over {
 		if !running && j.to != nil {

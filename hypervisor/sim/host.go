@@ -52,22 +52,13 @@ func (h *Host) Migrate(ctx context.Context, spec hypervisor.MigrateSpec) error {
 		return err
 	}
 	j, ferr := h.begin(in, spec)
-	cut := h.cut
-	h.f.mu.Unlock()
 	if ferr != nil {
+		h.f.mu.Unlock()
 		return ferr
 	}
-	select {
-	case <-j.done:
-		if j.err != nil {
-			return j.err
-		}
-		return nil
-	case <-cut:
-		return fault(op, spec.Domain, hypervisor.ClassUnknownOutcome, "end of file while reading data: connection to libvirt broke")
-	case <-ctx.Done():
-		return gaveUp(op, spec.Domain, ctx.Err())
-	}
+	cut, r := h.cut, j.result
+	h.f.mu.Unlock()
+	return r.wait(ctx, op, spec.Domain, cut)
 }
 
 // Abort asks for the job's end; nil proves nothing. Without a job the class is ClassInvalid.
@@ -79,6 +70,10 @@ func (h *Host) Abort(ctx context.Context, id hypervisor.DomainID) error {
 	defer h.f.mu.Unlock()
 	if in.job != hypervisor.JobOutgoing {
 		return noJob("abort", id)
+	}
+	in.touched(h, "abort")
+	if in.split() {
+		return fault("abort", id, hypervisor.ClassInvalid, "cannot abort migration in post-copy mode")
 	}
 	in.guest.job.abort(fault("migrate", id, hypervisor.ClassAborted, "operation aborted: migration job: canceled by client"))
 	return nil
@@ -221,6 +216,9 @@ func (h *Host) SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool
 	if !in.persistent || h.refuseOn {
 		return fault("set autostart", id, hypervisor.ClassInvalid, "cannot set autostart for transient domain")
 	}
+	if on {
+		in.touched(h, "autostart")
+	}
 	in.autostart = on
 	return nil
 }
@@ -249,6 +247,7 @@ func (h *Host) Resume(ctx context.Context, id hypervisor.DomainID) error {
 		return err
 	}
 	defer h.f.mu.Unlock()
+	in.touched(h, "resume")
 	switch {
 	case in.state == hypervisor.StateRunning:
 		return nil
@@ -274,6 +273,7 @@ func (h *Host) Undefine(ctx context.Context, id hypervisor.DomainID) error {
 		return err
 	}
 	defer h.f.mu.Unlock()
+	in.touched(h, "undefine")
 	if in.active() {
 		return fault("undefine", id, hypervisor.ClassInvalid, "the domain is active")
 	}

@@ -10,11 +10,13 @@ import (
 type stage int
 
 const (
-	called  stage = iota // libvirt works on the call, no job shows
-	setup                // the job shows, no page was sent
-	copying              // pre-copy
-	stopped              // vCPUs stopped, the rest goes over
-	finish               // the target runs, the source does not know it yet
+	called    stage = iota // libvirt works on the call, no job shows
+	setup                  // the job shows, no page was sent
+	copying                // pre-copy
+	stopped                // vCPUs stopped, the rest goes over
+	following              // post-copy: the target runs, the rest goes over
+	broken                 // post-copy: the target runs, nothing goes over
+	finish                 // the target runs, the source does not know it yet
 	over
 )
 
@@ -28,7 +30,7 @@ const (
 )
 
 // job is one peer-to-peer migration, from the source libvirtd's point of view. Its goroutine belongs
-// to the fleet, not to the caller: callers come and go. Guarded by Fleet.mu but for done.
+// to the fleet, not to the caller: callers come and go. Guarded by Fleet.mu but for the result.
 type job struct {
 	f        *Fleet
 	g        *guest
@@ -46,9 +48,10 @@ type job struct {
 	gone     bool              // the target is, and nothing arrives
 	end      *hypervisor.Error // set when it must end; how
 	wake     chan struct{}
+	result   *result // of the call that is under way
 
-	done chan struct{}
-	err  *hypervisor.Error // valid once done is closed
+	switchNow bool      // post-copy was asked for
+	cutUntil  time.Time // a broken post-copy can't go on before
 }
 
 // begin starts a migration of the copy; f.mu is held.
@@ -71,7 +74,7 @@ func (h *Host) begin(in *instance, spec hypervisor.MigrateSpec) (*job, error) {
 	j := &job{
 		f: h.f, g: in.guest, src: h, dst: dst, spec: spec, from: in,
 		downtime: spec.Downtime.Truncate(time.Millisecond), limit: wholeMiB(spec.Bandwidth), before: in.sighting(),
-		flags: map[FaultKind]bool{}, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		flags: map[FaultKind]bool{}, wake: make(chan struct{}, 1), result: newResult(),
 	}
 	in.guest.job = j
 	in.completed = nil
@@ -88,7 +91,12 @@ func (j *job) run() {
 	if j.flags[SlowStart] {
 		connect += slowStart
 	}
-	alive := j.pause(connect) && j.prepare() && j.pause(f.cfg.Setup) && j.copyRounds() && j.stopAndCopy()
+	alive := j.pause(connect) && j.prepare() && j.pause(f.cfg.Setup) && j.copyRounds()
+	if alive && j.switchNow {
+		j.postCopy()
+		return
+	}
+	alive = alive && j.stopAndCopy()
 	switch {
 	case f.closed:
 		return
@@ -213,13 +221,13 @@ func (j *job) interrupted() {
 
 // settle publishes the result.
 func (j *job) settle(err *hypervisor.Error) {
-	j.stage, j.err, j.g.job = over, err, nil
-	close(j.done)
+	j.stage, j.g.job = over, nil
+	j.result.set(err)
 }
 
 // abort asks for the end. Once the target was told to finish, nothing stops it any more.
 func (j *job) abort(why *hypervisor.Error) {
-	if j.flags[AbortIgnored] || j.stage == finish {
+	if j.flags[AbortIgnored] || j.stage >= following {
 		return
 	}
 	j.fail(why)
@@ -258,7 +266,7 @@ func (j *job) pause(d time.Duration) bool {
 func (j *job) share() hypervisor.BytesPerSecond {
 	out, in := 0, 0
 	for _, g := range j.f.guests {
-		if g.job == nil || g.job.stage < copying || g.job.stage > stopped {
+		if g.job == nil || g.job.stage < copying || g.job.stage > following {
 			continue
 		}
 		if g.job.src == j.src {

@@ -51,7 +51,7 @@ func (h *Host) Load(ctx context.Context) (hypervisor.HostLoad, error) {
 		l.Domains = append(l.Domains, d)
 	}
 	for _, g := range h.f.guests {
-		if j := g.job; j != nil && j.stage == copying {
+		if j := g.job; j != nil && (j.stage == copying || j.stage == following) {
 			if j.src == h {
 				l.Tx += j.copy.bandwidth
 			}

@@ -54,6 +54,9 @@ func (j *job) copyRounds() bool {
 		if sent.took > 0 {
 			p.bandwidth = hypervisor.Rate(hypervisor.Bytes(sent.bytes), sent.took)
 		}
+		if j.switchNow {
+			return true
+		}
 		if !drained && !j.fits() {
 			continue
 		}
@@ -207,6 +210,7 @@ func (j *job) stats() hypervisor.JobStats {
 	s.MemZero = hypervisor.Bytes(p.zero) * pageSize
 	s.Bandwidth, s.DirtyRate, s.Round, s.Throttle = p.bandwidth, p.dirtyRate, p.round, p.throttle
 	s.Downtime = j.downtime
+	s.Postcopy, s.PostcopyBroken = j.from.split(), j.stage == broken
 	if p.dirtyRate > 0 {
 		s.Downtime = p.bandwidth.Time(hypervisor.Bytes(p.rest) * pageSize)
 	}
