@@ -268,6 +268,14 @@ func (g gatedMigrator) SetAutostart(ctx context.Context, id hypervisor.DomainID,
 	})
 }
 
+func (g gatedMigrator) StartPostCopy(ctx context.Context, id hypervisor.DomainID) error {
+	return gatedErr(g.a, "start-postcopy", func() error { return g.a.node.host.StartPostCopy(ctx, id) })
+}
+
+func (g gatedMigrator) Recover(ctx context.Context, spec hypervisor.MigrateSpec) error {
+	return gatedErr(g.a, "recover", func() error { return g.a.node.host.Recover(ctx, spec) })
+}
+
 func (g gatedMigrator) Resume(ctx context.Context, id hypervisor.DomainID) error {
 	return gatedErr(g.a, "resume", func() error { return g.a.node.host.Resume(ctx, id) })
 }

@@ -33,6 +33,11 @@ type Migrator interface {
 	Inspect(ctx context.Context, id hypervisor.DomainID) (hypervisor.Inspection, error)
 	SetDowntime(ctx context.Context, id hypervisor.DomainID, limit time.Duration) error
 	SetBandwidth(ctx context.Context, id hypervisor.DomainID, limit hypervisor.BytesPerSecond) error
+	// StartPostCopy lets a running migration go over to post-copy. It may be repeated; from the first call
+	// on the migration must not be aborted, whatever the call said.
+	StartPostCopy(ctx context.Context, id hypervisor.DomainID) error
+	// Recover goes on with a migration whose post-copy broke, and blocks like Migrate. It may be repeated.
+	Recover(ctx context.Context, spec hypervisor.MigrateSpec) error
 	SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool) error
 	// Resume starts the vCPUs of a paused domain.
 	Resume(ctx context.Context, id hypervisor.DomainID) error

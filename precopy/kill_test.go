@@ -35,6 +35,23 @@ var stubborn = setting{
 	policy: &Policy{MaxPauseMS: 50, MaxPauseCeilingMS: 50, BudgetSeconds: 6},
 }
 
+// hopeless never converges either, and may be moved by post-copy.
+var hopeless = setting{
+	domain: sim.DomainConfig{Memory: 48 << 20, Autostart: true, Pattern: sim.Pattern{Kind: sim.Pages, Rate: 40_000}},
+	policy: &Policy{MaxPauseMS: 50, MaxPauseCeilingMS: 50, BudgetSeconds: 60, PostCopy: true},
+}
+
+// cancelSplit asks for a stop once the guest is in post-copy.
+func cancelSplit(w *world) {
+	for range 600 {
+		if w.store.get(w.id).Split() {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	cancelAfter(300 * time.Millisecond)(w)
+}
+
 func stories() []story {
 	plain := setting{domain: sim.DomainConfig{Autostart: true}}
 	with := func(f ...sim.Fault) []sim.Fault { return f }
@@ -68,6 +85,18 @@ func stories() []story {
 			name: "resume-fails", setting: plain,
 			faults: with(sim.Fault{Kind: sim.ResumeFails, Moment: sim.AtCall}, sim.Fault{Kind: sim.AbortOutside, Moment: sim.AtSwitchover}),
 		},
+		{name: "postcopy", setting: hopeless},
+		{name: "postcopy-transient", setting: setting{
+			domain: sim.DomainConfig{Memory: 48 << 20, Transient: true, Pattern: hopeless.domain.Pattern}, policy: hopeless.policy,
+		}},
+		{name: "postcopy-cut", setting: hopeless, faults: with(sim.Fault{Kind: sim.PostcopyCut, Moment: sim.AtPostcopy, After: 300 * time.Millisecond, For: 20 * time.Second})},
+		{
+			name: "postcopy-cut-cancelled", setting: hopeless, during: cancelSplit,
+			faults: with(sim.Fault{Kind: sim.PostcopyCut, Moment: sim.AtPostcopy, After: 300 * time.Millisecond, For: 8 * time.Second}),
+		},
+		{name: "postcopy-daemon-restart", setting: hopeless, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtPostcopy, After: 100 * time.Millisecond, For: 5 * time.Second})},
+		{name: "postcopy-connection-lost", setting: hopeless, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtPostcopy, After: 100 * time.Millisecond, For: 8 * time.Second})},
+		{name: "postcopy-refused", setting: hopeless, faults: with(sim.Fault{Kind: sim.PostcopyRefused, Moment: sim.AtCall})},
 		{name: "monitor-hangs", setting: plain, faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
 		{name: "monitor-hangs-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
 	}
@@ -163,6 +192,9 @@ func TestStories(t *testing.T) {
 		"aborted-outside": {Aborted, "aborted-outside"}, "aborted-at-switchover": {Aborted, "aborted-outside"},
 		"slow-start": {Done, ""}, "slow-start-cancelled": {Aborted, "cancelled"}, "cancel-ignored": {Done, "cancelled-too-late"},
 		"statistics-lost": {Done, ""}, "guest-off": {Failed, "guest-stopped"}, "left-paused": {Failed, "rolled-back"},
+		"postcopy": {Done, ""}, "postcopy-transient": {Done, ""}, "postcopy-cut": {Done, ""},
+		"postcopy-cut-cancelled": {Done, "cancelled-too-late"}, "postcopy-daemon-restart": {Done, ""},
+		"postcopy-connection-lost": {Done, ""}, "postcopy-refused": {Aborted, "not-converging"},
 		"resume-fails": {Aborted, "aborted-outside"}, "monitor-hangs": {Done, ""},
 		"monitor-hangs-cancelled": {Done, "cancelled-too-late"},
 	}

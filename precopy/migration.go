@@ -131,6 +131,11 @@ type Attempt struct {
 	// Adopted is true once another instance of the agent took the running attempt over.
 	Adopted bool   `json:"adopted,omitempty"`
 	Result  string `json:"result,omitempty"`
+	// PostCopy is when post-copy was asked for, written before the hypervisor is: from then on the guest may
+	// run on the target with part of its memory still on the source, and nothing may end the attempt.
+	// PostCopyBroken is since when its stream is broken; nil while it is not.
+	PostCopy       *time.Time `json:"post_copy,omitempty"`
+	PostCopyBroken *time.Time `json:"post_copy_broken,omitempty"`
 	// GaveUp is set when the convergence controller asked for the attempt's end.
 	GaveUp *GivingUp `json:"gave_up,omitempty"`
 }
@@ -141,12 +146,31 @@ type GivingUp struct {
 	Reason string `json:"reason"`
 }
 
+// attempt returns the last attempt; the zero one if there was none.
+func (m Migration) attempt() Attempt {
+	if n := len(m.Attempts); n > 0 {
+		return m.Attempts[n-1]
+	}
+	return Attempt{}
+}
+
+// changeAttempt changes the last attempt, if there is one, in a copy of the list.
+func (m *Migration) changeAttempt(change func(*Attempt)) {
+	if n := len(m.Attempts); n > 0 {
+		m.Attempts = append([]Attempt(nil), m.Attempts...)
+		change(&m.Attempts[n-1])
+	}
+}
+
+// Split reports whether the guest's memory may be on both hosts, as it is in post-copy: it is lost then
+// if either of them is switched off.
+func (m Migration) Split() bool {
+	return !m.Phase.Final() && (m.Phase == Postcopy || m.attempt().PostCopy != nil)
+}
+
 // gaveUp returns why the last attempt was given up, nil if it was not.
 func (m Migration) gaveUp() *GivingUp {
-	if n := len(m.Attempts); n > 0 {
-		return m.Attempts[n-1].GaveUp
-	}
-	return nil
+	return m.attempt().GaveUp
 }
 
 // Progress is the volatile part, written at most every 2 s under the agent's lease.

@@ -16,6 +16,7 @@ func (d *drive) succeeded(ctx context.Context) {
 
 // moved ends a migration whose guest is on the target.
 func (d *drive) moved(ctx context.Context, reason string) {
+	d.mended()
 	e := ending{reason: reason}
 	if d.rec.current().Cancel != nil {
 		e.code, e.note = "cancelled-too-late", "cancelled too late: the guest already runs on the target"
@@ -37,7 +38,7 @@ func (d *drive) movedAndStopped(ctx context.Context, why string, defined bool) {
 // failed finds out where the guest is after libvirt's call returned an error.
 func (d *drive) failed(ctx context.Context, cause error) {
 	d.log.Info("libvirt's call returned an error, looking at both hosts", "err", cause)
-	if hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome) {
+	if hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome) && !d.split() {
 		// The call's connection broke: the migration may well go on.
 		d.enter(Unknown, "the connection to the source's libvirt broke during the migration")
 	}
@@ -60,6 +61,9 @@ func (d *drive) resolve(ctx context.Context, cause error) bool {
 	if err != nil {
 		d.undecided("the source's libvirt does not answer")
 		return false
+	}
+	if src.Active() && src.Reason == hypervisor.ReasonPostcopyFailed {
+		return d.goOn(ctx)
 	}
 	dst, ok := d.sightTarget(ectx)
 	firm := cause != nil && !hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome)
@@ -155,13 +159,16 @@ func (d *drive) rolledBack(ctx context.Context, cause error) bool {
 }
 
 // undecided says in the record that nobody can say; looks go on.
-func (d *drive) undecided(why string) {
-	if m := d.rec.current(); m.Phase == Unknown && m.Reason == why && m.ReasonCode == "" {
+func (d *drive) undecided(why string) { d.stands("", why) }
+
+// stands says in the record why the migration stands where nobody can say how it ends.
+func (d *drive) stands(code, why string) {
+	if m := d.rec.current(); m.Phase == Unknown && m.Reason == why && m.ReasonCode == code {
 		return
 	}
 	d.rec.change(func(m *Migration) {
 		if !m.Phase.Final() {
-			m.Phase, m.Reason, m.ReasonCode = Unknown, why, ""
+			m.Phase, m.Reason, m.ReasonCode = Unknown, why, code
 		}
 	})
 }
@@ -273,8 +280,11 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 		Seconds: time.Since(*m.Started).Seconds(), Bytes: d.last.Processed(),
 		Rounds: d.last.Round, ThrottleMaxPercent: d.last.Throttle, Strategy: "plain",
 	}
-	if n := len(m.Attempts); n > 0 {
-		o.Strategy = m.Attempts[n-1].Strategy
+	if a := m.attempt(); a.Number > 0 {
+		o.Strategy = a.Strategy
+	}
+	if p == Done && d.split() {
+		o.Strategy += usedPostCopy
 	}
 	defer d.receipt(o, p)
 	if p != Done {
@@ -294,6 +304,10 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 	}
 	return o
 }
+
+// usedPostCopy ends the name of the strategy of a migration that post-copy ended: its time and pause are
+// those of another way to migrate.
+const usedPostCopy = "+postcopy"
 
 // receipt adds what the migration has shown of the domain.
 func (d *drive) receipt(o *Outcome, p Phase) {

@@ -16,6 +16,7 @@ const (
 	Preparing Phase = "preparing" // last checks done, the libvirt call is being made
 	Copying   Phase = "copying"   // memory is going over, the guest runs on the source
 	Switching Phase = "switching" // vCPUs are stopped, control passes
+	Postcopy  Phase = "postcopy"  // the guest runs on the target, the rest of its memory follows
 	Unknown   Phase = "unknown"   // nobody can say yet where it stands; evidence must decide
 	Done      Phase = "done"      // the guest runs on the target
 	Failed    Phase = "failed"    // the guest runs on the source; something went wrong
@@ -25,7 +26,7 @@ const (
 
 // Phases lists all phases in the order of a migration's life.
 func Phases() []Phase {
-	return []Phase{Requested, Queued, Claimed, Preparing, Copying, Switching, Unknown, Done, Failed, Aborted, Refused}
+	return []Phase{Requested, Queued, Claimed, Preparing, Copying, Switching, Postcopy, Unknown, Done, Failed, Aborted, Refused}
 }
 
 // Final reports whether the migration is over.
@@ -36,7 +37,7 @@ func (p Phase) Final() bool {
 // Started reports whether libvirt may have been called: from here on the guest's whereabouts are a
 // question to both hosts, and memory counts on both.
 func (p Phase) Started() bool {
-	return p == Preparing || p == Copying || p == Switching || p == Unknown
+	return p == Preparing || p == Copying || p == Switching || p == Postcopy || p == Unknown
 }
 
 // Holds reports whether the migration holds resources on its two hosts.
@@ -72,21 +73,26 @@ var transitions = map[Phase]map[Actor][]Phase{
 		ActorLeader: {Unknown},
 	},
 	Preparing: {
-		ActorSource: {Copying, Switching, Done, Failed, Aborted, Unknown},
+		ActorSource: {Copying, Switching, Postcopy, Done, Failed, Aborted, Unknown},
 		ActorLeader: {Unknown},
 	},
 	Copying: {
-		ActorSource: {Switching, Done, Failed, Aborted, Unknown},
+		ActorSource: {Switching, Postcopy, Done, Failed, Aborted, Unknown},
 		ActorLeader: {Unknown},
 	},
 	Switching: {
 		// Back to copying: QEMU resumed the source after a failed switchover and goes on.
-		ActorSource: {Copying, Done, Failed, Aborted, Unknown},
+		ActorSource: {Copying, Postcopy, Done, Failed, Aborted, Unknown},
+		ActorLeader: {Unknown},
+	},
+	Postcopy: {
+		// There is no way back: failed only means that the guest is off on both hosts.
+		ActorSource: {Done, Failed, Unknown},
 		ActorLeader: {Unknown},
 	},
 	Unknown: {
 		// Not the leader: the source's own evidence is needed, and its agent is there when that is.
-		ActorSource: {Copying, Done, Failed, Aborted},
+		ActorSource: {Copying, Postcopy, Done, Failed, Aborted},
 		ActorCLI:    {Done, Failed},
 	},
 }

@@ -61,7 +61,7 @@ func TestWriters(t *testing.T) {
 				if !slices.Equal(who, []Actor{ActorLeader}) {
 					t.Errorf("%s to %s by %v, want the leader alone", from, to, who)
 				}
-			case to == Claimed, to == Preparing, to == Copying, to == Switching:
+			case to == Claimed, to == Preparing, to == Copying, to == Switching, to == Postcopy:
 				if !slices.Equal(who, []Actor{ActorSource}) {
 					t.Errorf("%s to %s by %v, want the source's agent alone", from, to, who)
 				}

@@ -42,6 +42,8 @@ func (d *drive) contradicted(ctx context.Context, m Migration) string {
 		dst, ok := d.sightTarget(ectx)
 		cancel()
 		switch {
+		case postcopy(src) || postcopy(dst):
+			return "nothing is tidied up on either host: it was seen in post-copy, with memory on both"
 		case m.Phase == Done && ok && runs(dst) && !src.Active():
 			return ""
 		case m.Phase == Done:
