@@ -251,7 +251,8 @@ func TestVerdict(t *testing.T) {
 			"post-copy broke, and libvirt says invalid", running(booted),
 			vantage{Sighting: hypervisor.Sighting{
 				Domain: "d", State: hypervisor.StatePaused, Reason: hypervisor.ReasonPostcopyFailed, Job: hypervisor.JobOutgoing,
-			}}, true, hypervisor.ClassInvalid, unknown,
+			}},
+			true, hypervisor.ClassInvalid, unknown,
 		},
 		{"still going", running(booted), at(hypervisor.StateRunning, booted, hypervisor.JobOutgoing), false, failed, unknown},
 		{
