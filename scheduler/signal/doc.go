@@ -2,7 +2,7 @@
 //
 //	reports -> Memory (a Series for each VM) -> Estimate -> planner
 //	                                              |
-//	            hosts: Sum, Above -> Heat: hot or cold only after it has held
+//	            hosts: Sum, Excess -> Heat: hot or cold only after it has held
 //	finished migrations -> Trail: rest after a move, and no way back within a day
 //
 // Everything is pure: time is passed in, and a leader that is given the same reports says the same.
@@ -13,14 +13,15 @@
 // that halve every two hours, and how alike neighbouring slots are, from which the error of the mean follows.
 // VMs' load is mostly noise about a level that moves slowly: of 1,052 VMs in data centres, half have a
 // correlation of neighbouring five minutes below 0.05. So the level is told best by averaging for long, and
-// a single high reading says next to nothing. A percentile comes from buckets of the single reports.
+// a single high reading says next to nothing; three far ones in a row, to one side, say that there is a new
+// level. A percentile comes from buckets of the single reports.
 //
 // Each VM also has a mean for every hour of the day. It is used as forecast only where, over the past days, it
 // has foretold the hours better than the plain mean did, in squared error and by a clear margin.
 //
 // # Memory, and a change of leader
 //
-// A Series has a fixed size of 420 bytes; 20,000 VMs take 10 MiB in all. It is the leader's alone and would be
+// A Series has a fixed size of 436 bytes; 20,000 VMs take 10 MiB in all. It is the leader's alone and would be
 // lost with it, and the store has no history of load to build it from. So it is to be written to the store,
 // by the leader, in [Chunks] parts that take turns: one part in half a minute, the whole in 32 minutes, which
 // is 5 KiB/s for 20,000 VMs. A new leader begins with the parts that it finds; it has missed minutes of a

@@ -23,6 +23,11 @@ const (
 	daysKept = 7
 	// provenHours is how many hours the daily profile must have foretold before it may be used: three days.
 	provenHours = 3 * hours
+	// A load that for jumpRun slots in a row was off its mean to one side, each time by more than jumpOff
+	// standard deviations, has another level now. Of independent normal slots three in a row are once in two
+	// million; of loads as they are, with their bursts, once in some hundred days of a VM.
+	jumpRun = 3
+	jumpOff = 2.5
 	// betterBy is how much smaller the profile's squared error must be than the plain mean's.
 	betterBy = 0.8
 )
@@ -52,6 +57,11 @@ type Series struct {
 	// Of closed slots, with weights that fall with age: sum of weights and of their squares; mean; variance;
 	// covariance of neighbours; the last slot.
 	Weight, Weight2, Mean, Var, Cov, Prev float32
+
+	Seen   float32 // slots, whatever their age
+	Run    float32 // of slots off to one side: so many, below zero if to the lower one
+	RunSum float32 // of these
+	RunVar float32 // Var when they began
 
 	Top  float32 // cores at the end of the last bin but one; above is the last
 	Bins [bins]float32
@@ -96,10 +106,12 @@ func slotOf(ms int64) int64 { return (ms - 1) / Slot.Milliseconds() }
 func hourOf(ms int64) int64 { return (ms - 1) / time.Hour.Milliseconds() }
 
 // closeSlot takes the slot that is over into the mean and the variance, by the usual update of weighted
-// moments.
+// moments, unless it shows another level.
 func (s *Series) closeSlot(next int64) {
 	if s.SlotFor > 0 {
 		x := s.SlotSum / s.SlotFor
+		s.run(x)
+		s.Seen++
 		s.Weight++
 		s.Weight2++
 		share := 1 / s.Weight
@@ -108,6 +120,10 @@ func (s *Series) closeSlot(next int64) {
 		s.Var = (1 - share) * (s.Var + share*off*off)
 		s.Cov = (1 - share) * (s.Cov + share*off*before)
 		s.Prev = x
+		if s.Run == jumpRun || s.Run == -jumpRun {
+			s.Mean, s.Var, s.Cov = s.RunSum/jumpRun, s.RunVar, 0
+			s.Weight, s.Weight2, s.Run = jumpRun, jumpRun, 0
+		}
 	}
 	fall := fallOver(next - s.SlotAt)
 	s.Weight *= fall
@@ -116,6 +132,23 @@ func (s *Series) closeSlot(next int64) {
 		s.Bins[i] *= fall
 	}
 	s.SlotAt, s.SlotSum, s.SlotFor = next, 0, 0
+}
+
+// run counts slots in a row that are off to one side.
+func (s *Series) run(x float32) {
+	off, side := x-s.Mean, float32(1)
+	if off < 0 {
+		side = -1
+	}
+	switch {
+	case s.Seen < Warmup || off*off <= jumpOff*jumpOff*s.Var:
+		s.Run = 0
+	case s.Run*side > 0:
+		s.Run += side
+		s.RunSum += x
+	default:
+		s.Run, s.RunSum, s.RunVar = side, x, s.Var
+	}
 }
 
 // fallOver is what is left of a weight after so many slots.
@@ -187,10 +220,9 @@ func (s *Series) Estimate(now time.Time, horizon time.Duration) Estimate {
 	// as uncertain as (1-r)/(1+r) times as many independent slots (first-order autoregression).
 	q := float64(min(s.Weight2/(s.Weight*s.Weight), 1))
 	out := Estimate{
-		Mean: hypervisor.Cores(s.Mean),
-		P95:  hypervisor.Cores(s.quantile(0.95)),
-		// The weight of n slots in a row.
-		Ready: float64(s.Weight) >= 0.999*(1-math.Exp2(-Warmup/float64(halfLife)))/(math.Exp2(1/float64(halfLife))-1),
+		Mean:  hypervisor.Cores(s.Mean),
+		P95:   hypervisor.Cores(s.quantile(0.95)),
+		Ready: s.Seen >= Warmup,
 	}
 	if q < 1 && s.Var > 0 {
 		r := min(max(float64(s.Cov/s.Var), 0), 0.9)
@@ -238,17 +270,16 @@ func Sum(list ...Estimate) Estimate {
 	return out
 }
 
-// Above is the share of slots in which the load exceeds c, by a normal distribution. Shifted by z errors of
-// the mean it is what the evidence can bear: z below zero for what is sure, above for what is possible.
-func (e Estimate) Above(c hypervisor.Cores, z float64) float64 {
-	off := float64(c-e.Mean) - z*float64(e.Error)
+// Excess is the load above c that is expected, by a normal distribution. With the mean shifted by z of its
+// errors it is what the evidence bears out: z below zero for what is sure, above for what is possible.
+func (e Estimate) Excess(c hypervisor.Cores, z float64) hypervisor.Cores {
+	over := e.Mean + hypervisor.Cores(z)*e.Error - c
 	if e.SD <= 0 {
-		if off < 0 {
-			return 1
-		}
-		return 0
+		return max(over, 0)
 	}
-	return 0.5 * math.Erfc(off/float64(e.SD)/math.Sqrt2)
+	// The expectation of the positive part of a normal is sigma (phi(x) + x Phi(x)), x = mean / sigma.
+	x := float64(over / e.SD)
+	return e.SD * hypervisor.Cores(math.Exp(-x*x/2)/math.Sqrt(2*math.Pi)+x*0.5*math.Erfc(-x/math.Sqrt2))
 }
 
 // Less is what is left of e, a sum, without one of those that it is of.

@@ -50,9 +50,8 @@ func TestSteadyLoad(t *testing.T) {
 	if !e.Ready || e.Daily {
 		t.Errorf("%+v: want ready, without a day", e)
 	}
-	if e.Above(1.6, 0) != 0 || e.Above(1.4, 0) != 1 {
-		t.Errorf("above 1.6: %g, above 1.4: %g, want 0 and 1", e.Above(1.6, 0), e.Above(1.4, 0))
-	}
+	near(t, "excess over 1.6", e.Excess(1.6, 0), 0, 1e-9)
+	near(t, "excess over 1.4", e.Excess(1.4, 0), 0.1, 1e-5)
 }
 
 // TestNoise: of independent slots the deviation and the mean's error are measured as they are.
@@ -100,14 +99,52 @@ func TestAlike(t *testing.T) {
 	}
 }
 
-func TestFollowsLevel(t *testing.T) {
+// TestDrift: a level that moves slowly is followed with the half-life.
+func TestDrift(t *testing.T) {
 	var s Series
-	feed(&s, 0, 24*time.Hour, func(int) float64 { return 1 })
-	feed(&s, 24*time.Hour, 26*time.Hour+time.Minute, func(int) float64 { return 3 })
-	near(t, "after a half-life", s.Estimate(start, 0).Mean, 2, 0.01)
+	noise := func(m int) float64 { return float64(m/5%2) - 0.5 } // a deviation of 0.5
+	feed(&s, 0, 24*time.Hour, func(m int) float64 { return 3 + noise(m) })
+	feed(&s, 24*time.Hour, 26*time.Hour+time.Minute, func(m int) float64 { return 3.5 + noise(m) })
+	near(t, "after a half-life", s.Estimate(start, 0).Mean, 3.25, 0.03)
 	// A gap ages what was before.
-	feed(&s, 50*time.Hour, 51*time.Hour, func(int) float64 { return 4 })
-	near(t, "after a gap", s.Estimate(start, 0).Mean, 4, 0.02)
+	feed(&s, 50*time.Hour, 51*time.Hour, func(m int) float64 { return 4 + noise(m) })
+	near(t, "after a gap", s.Estimate(start, 0).Mean, 4, 0.1)
+}
+
+// TestJump: a new level is known a quarter of an hour later, with the uncertainty of three slots; a burst of two
+// slots is none, nor are three to both sides.
+func TestJump(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	noise := func(int) float64 { return 0.1 * r.NormFloat64() }
+	var before Series
+	feed(&before, 0, 10*time.Hour, func(m int) float64 { return 1 + noise(m) })
+	for _, tc := range []struct {
+		name   string
+		levels []float64 // of the slots that follow
+		jumps  bool
+	}{
+		{"up", []float64{3, 3, 3}, true},
+		{"down", []float64{0.2, 0.2, 0.2}, true},
+		{"a burst", []float64{3, 3, 1}, false},
+		{"up and down", []float64{3, 0.1, 3}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := before
+			feed(&s, 10*time.Hour, 10*time.Hour+16*time.Minute, func(m int) float64 {
+				return tc.levels[min((m-600)/5, len(tc.levels)-1)]
+			})
+			e := s.Estimate(start, 0)
+			if got := math.Abs(float64(e.Mean)-tc.levels[0]) < 0.05; got != tc.jumps {
+				t.Errorf("the mean is %.3f, want the new level: %t", e.Mean, tc.jumps)
+			}
+			if !e.Ready {
+				t.Error("not ready")
+			}
+			if tc.jumps && math.Abs(float64(e.Error/e.SD)-1/math.Sqrt(3)) > 0.05 {
+				t.Errorf("error %.3f of deviation %.3f, want that of three slots", e.Error, e.SD)
+			}
+		})
+	}
 }
 
 func TestReportsThatDontCount(t *testing.T) {
@@ -171,7 +208,7 @@ func TestDay(t *testing.T) {
 	}
 }
 
-func TestSumAndAbove(t *testing.T) {
+func TestSumAndExcess(t *testing.T) {
 	a := Estimate{Mean: 3, SD: 0.3, Error: 0.06, Ready: true}
 	b := Estimate{Mean: 5, SD: 0.4, Error: 0.08, Ready: true}
 	e := Sum(a, b)
@@ -179,9 +216,13 @@ func TestSumAndAbove(t *testing.T) {
 	near(t, "mean", e.Mean, float64(want.Mean), 1e-9)
 	near(t, "deviation", e.SD, float64(want.SD), 1e-9)
 	near(t, "error", e.Error, float64(want.Error), 1e-9)
-	near(t, "one deviation up", hypervisor.Cores(e.Above(8.5, 0)), 0.1587, 1e-3)
-	near(t, "for sure", hypervisor.Cores(e.Above(8.5, -1)), 0.1151, 1e-3)
-	near(t, "possibly", hypervisor.Cores(e.Above(8.5, 1)), 0.2119, 1e-3)
+	// The part of a standard normal above 0, 1 and -1 is 0.39894, 0.08332 and 1.08332 on the average.
+	near(t, "at the mean", e.Excess(8, 0), 0.5*0.39894, 1e-5)
+	near(t, "one deviation up", e.Excess(8.5, 0), 0.5*0.08332, 1e-5)
+	near(t, "one deviation down", e.Excess(7.5, 0), 0.5*1.08332, 1e-5)
+	near(t, "for sure", e.Excess(7.9, -1), 0.5*0.39894, 1e-5)
+	near(t, "possibly", e.Excess(8.1, 1), 0.5*0.39894, 1e-5)
+	near(t, "far above", e.Excess(1, 0), 7, 1e-9)
 	if Sum(a, Estimate{}).Ready {
 		t.Error("ready with a VM that was never seen")
 	}
