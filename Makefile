@@ -86,6 +86,11 @@ bench-order: ## schedules of moves against the bound of the links, and with DATA
 	@mkdir -p $(BUILD)
 	$(GO) run ./test/bench/order -data '$(DATA)' -json $(BUILD)/bench-order.json -schedules $(BUILD)/bench-order-schedules.json
 
+.PHONY: bench-day
+bench-day: ## a recorded day of VMs' load (DATA=FILE) under drover's automatic moves and other managers' rules; JSON in build/
+	@mkdir -p $(BUILD)
+	$(GO) run ./test/bench/day -data '$(DATA)' -json $(BUILD)/bench-day.json
+
 .PHONY: verify
 verify: ## formatting, vet and static analysis
 	@out=$$($(GO) tool gofumpt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fix):"; echo "$$out"; exit 1; }
