@@ -91,6 +91,12 @@ bench-day: ## a recorded day of VMs' load (DATA=FILE) under drover's automatic m
 	@mkdir -p $(BUILD)
 	$(GO) run ./test/bench/day -data '$(DATA)' -json $(BUILD)/bench-day.json
 
+.PHONY: bench-plan
+bench-plan: build ## drover plan against Ganeti's hbal on its own score, and its speed (half an hour; as root it installs hbal); JSON in build/
+	@dpkg-query -W python3-numpy ganeti-htools >/dev/null 2>&1 || { apt-get update -qq && \
+	  apt-get install -y -qq --no-install-recommends python3 python3-numpy ganeti-htools; }
+	$(GO) run ./test/bench/plan -seeds $(or $(filter-out 200,$(N)),20)
+
 .PHONY: verify
 verify: ## formatting, vet and static analysis
 	@out=$$($(GO) tool gofumpt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fix):"; echo "$$out"; exit 1; }

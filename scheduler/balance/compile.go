@@ -14,6 +14,8 @@ const (
 	peakSigmas = 1.645
 	// preferredMoves is how many moves it is worth to mend a preferred rule.
 	preferredMoves = 3
+	// wireShare of a move's price in GiB is what it sends, the rest its memory.
+	wireShare = 0.3
 	// unknownSpread is the standard deviation over the mean of a load whose peak is not known.
 	unknownSpread = 0.3
 )
@@ -210,7 +212,7 @@ func (x *item) add(c *compiled, i int) {
 		x.avoid = append(x.avoid, int32(h))
 	}
 	if c.o.Objective == Score {
-		x.price += float64(v.Memory)/gib + c.o.Weights.MoveGiB
+		x.price += (wireShare*float64(c.prices[i].Bytes)+(1-wireShare)*float64(v.Memory))/gib + c.o.Weights.MoveGiB
 	} else {
 		x.price += c.prices[i].coreSeconds(v.Mean)
 	}

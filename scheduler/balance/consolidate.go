@@ -63,7 +63,7 @@ func (x *search) bestFit(i int32) int32 {
 		if t == x.at[i] || len(x.on[t]) == 0 || !x.fits(i, t) {
 			continue
 		}
-		if best < 0 || x.full(t) > x.full(best) {
+		if best < 0 || x.full[t] > x.full[best] {
 			best = t
 		}
 	}

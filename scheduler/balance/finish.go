@@ -200,42 +200,70 @@ func (x *search) apart(moving map[int32]bool) []order.Group {
 	return out
 }
 
-// pack gives the steps waves: each comes after those it waits for, a host has one step in a wave, and
-// steps that take long share a wave with others that do. Then it sorts them by wave.
+// pack gives the steps waves: each comes after those it waits for, and a host has one step in a wave. A wave
+// lasts as long as its longest step, so either steps that take long share a wave with others that do, or
+// those come first whose hosts have most to do; what is done sooner is taken. Then it sorts the steps by wave.
 func pack(steps []step, hosts int) {
-	rank := make([]int, len(steps))
-	for k := range rank {
-		rank[k] = k
+	longest, byLength := waves(steps, hosts, func(s *step, _ []time.Duration) time.Duration { return s.took })
+	busiest, byHost := waves(steps, hosts, func(s *step, left []time.Duration) time.Duration {
+		return max(left[s.from], left[s.to])
+	})
+	if byHost < byLength {
+		longest = busiest
 	}
+	for k := range steps {
+		steps[k].wave = longest[k]
+	}
+	sortSteps(steps)
+}
+
+// waves fills one wave after another with the steps that rank highest, given what each host has left to do,
+// and returns each step's wave and how long all of them take.
+func waves(steps []step, hosts int, rank func(s *step, left []time.Duration) time.Duration) ([]int, time.Duration) {
+	wave := make([]int, len(steps))
 	waiting := make([]int, len(steps))
 	next := make([][]int, len(steps))
+	left := make([]time.Duration, hosts)
+	order := make([]int, len(steps))
 	for k := range steps {
+		order[k] = k
 		waiting[k] = len(steps[k].after)
 		for _, a := range steps[k].after {
 			next[a] = append(next[a], k)
 		}
+		left[steps[k].from] += steps[k].took
+		left[steps[k].to] += steps[k].took
 	}
-	slices.SortStableFunc(rank, func(a, b int) int { return cmp.Compare(steps[b].took, steps[a].took) })
-	done := 0
-	for wave := 1; done < len(steps); wave++ {
+	total := time.Duration(0)
+	for n := 1; len(order) > 0; n++ {
+		slices.SortStableFunc(order, func(a, b int) int {
+			return cmp.Or(cmp.Compare(rank(&steps[b], left), rank(&steps[a], left)), cmp.Compare(steps[b].took, steps[a].took))
+		})
 		busy := make([]bool, hosts)
 		var taken []int
-		for _, k := range rank {
+		length := time.Duration(0)
+		for _, k := range order {
 			s := &steps[k]
-			if s.wave == 0 && waiting[k] == 0 && !busy[s.from] && !busy[s.to] {
-				s.wave = wave
-				busy[s.from], busy[s.to] = true, true
-				taken = append(taken, k)
+			// What would make the wave a quarter longer waits for another.
+			if waiting[k] > 0 || busy[s.from] || busy[s.to] || len(taken) > 0 && s.took > length+length/4 {
+				continue
 			}
+			busy[s.from], busy[s.to] = true, true
+			wave[k] = n
+			length = max(length, s.took)
+			taken = append(taken, k)
 		}
 		for _, k := range taken {
-			for _, n := range next[k] {
-				waiting[n]--
+			left[steps[k].from] -= steps[k].took
+			left[steps[k].to] -= steps[k].took
+			for _, m := range next[k] {
+				waiting[m]--
 			}
 		}
-		done += len(taken)
+		order = slices.DeleteFunc(order, func(k int) bool { return wave[k] > 0 })
+		total += length
 	}
-	sortSteps(steps)
+	return wave, total
 }
 
 // sortSteps sorts by wave and brings the indexes along.

@@ -70,8 +70,11 @@ type Metrics struct {
 	HostsUsed           int
 }
 
-// evaluationsFor is the default budget: enough to try each domain some hundred times, within bounds.
-func evaluationsFor(items int) int { return min(max(600*items, 200_000), 10_000_000) }
+// evaluationsFor is the default budget: some thousand for each item that may move, but no more than takes a
+// quarter of a second, or, on large fleets, some hundred each and two seconds.
+func evaluationsFor(items int) int {
+	return max(min(5000*items, 2_000_000), min(350*items, 7_000_000))
+}
 
 // Make finds a plan. The same problem and options give the same plan. Errors wrap ErrProblem or ErrOptions.
 func Make(p *Problem, o Options) (*Plan, error) {
@@ -177,7 +180,7 @@ func (x *search) prune() {
 			continue
 		}
 		n := x.after(i, home)
-		if x.keeps(&n) && x.value(&n) <= x.value(&x.totals) {
+		if x.excess(&n) <= x.excess(&x.totals) && x.cost(&n) <= x.cost(&x.totals) {
 			x.move(i, home)
 		}
 	}

@@ -3,10 +3,23 @@ package balance
 import "math"
 
 const (
-	// The search starts accepting what costs about a tenth of a move more, and ends at a hundredth of that.
-	hottest, coldest = 0.1, 0.01
-	// adjustEvery evaluations the multipliers of the bounds follow how well they are kept.
-	adjustEvery = 2000
+	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one.
+	hottest, coldest = 0.15, 0.01
+	// firstUntil is how many moves a Score of 1 is worth at first, where a Score is asked for.
+	firstUntil = 500
+	// firmer is how often the search goes on for a bound that is not kept, each time for that part of the
+	// budget and from that part of the temperature.
+	firmer = 4
+	// A weight that is followed changes by a factor of e in this part of the adjustments, less if the bound is
+	// off by less than that share.
+	followStep, followed = 0.005, 0.05
+	// aimBelow is how many times too much moves and bytes are taken for, so that they end below their bounds.
+	aimBelow = 1.025
+	// adjustments of the temperature and of the bounds' weights, in the course of a search.
+	adjustments = 1000
+	// Below a bound its weight is earned back, at first in full, so that the search passes freely from one
+	// side to the other; by so much less as it goes on, and this much at the end.
+	earnedSlope, earnedAtLast = 1.05, 0.02
 )
 
 // random is SplitMix64: small, fast, and the same everywhere.
@@ -37,23 +50,44 @@ var exponentials = func() (t [4096]float64) {
 type bound struct {
 	limit  float64 // 0 is none
 	weight float64 // price units per unit above
-	step   float64 // by which the weight grows
+	first  float64 // the weight that is tried first
+	earned float64 // share of the weight that is earned back per unit below
 }
 
-func (b *bound) over(x float64) float64 {
-	if b.limit <= 0 || x <= b.limit {
+// price is what x costs.
+func (b *bound) price(x float64) float64 {
+	switch {
+	case b.limit <= 0:
 		return 0
+	case x <= b.limit:
+		return b.earned * b.weight * (x - b.limit)
 	}
 	return b.weight * (x - b.limit)
 }
 
-// adjust raises the weight while the bound is exceeded and lowers it otherwise, within reason.
-func (b *bound) adjust(x float64) {
-	if x > b.limit {
-		b.weight *= b.step
-	} else {
-		b.weight /= b.step
+// follow makes the weight more while the bound is exceeded and less otherwise, so much that it pays to keep it.
+func (b *bound) follow(x, done, step float64) {
+	if b.limit <= 0 {
+		return
 	}
+	off := max(-1, min(1, (x/b.limit-1)/followed))
+	b.weight = max(b.first/1000, min(b.weight*math.Exp(step*off), b.first*1000))
+	b.earned = max(earnedAtLast, 1-earnedSlope*done)
+}
+
+// firm makes an exceeded bound weigh more.
+func (b *bound) firm(x float64) {
+	if b.excess(x) > 0 {
+		b.weight *= 2
+	}
+}
+
+// excess is by which share the bound is exceeded.
+func (b *bound) excess(x float64) float64 {
+	if b.limit <= 0 {
+		return 0
+	}
+	return max(0, x/b.limit-1)
 }
 
 // search improves a placement.
@@ -66,72 +100,91 @@ type search struct {
 	maxGiB      bound
 	evaluations int
 	gaveUp      map[int32]given // wanted moves that are not in the plan
-	best        []int32         // the best placement seen that keeps the bounds; by item
-	bestValue   float64
+	best        []int32         // the best placement seen; by item
+	bestValue   [2]float64      // its excess and cost
 }
 
 func newSearch(s *state, movers []int32) *search {
 	o := &s.o
-	x := &search{state: s, rng: random(o.Seed + 1), movers: movers, bestValue: math.Inf(1), gaveUp: map[int32]given{}}
-	x.until = bound{limit: o.Until, weight: 20000, step: 1.01}
-	x.maxMoves = bound{limit: float64(o.MaxMoves), weight: s.meanItem, step: 1.02}
-	x.maxGiB = bound{limit: float64(o.MaxBytes) / gib, weight: s.meanItem / 8, step: 1.02}
+	x := &search{state: s, rng: random(o.Seed + 1), movers: movers, bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}}
+	x.until = bound{limit: o.Until, weight: firstUntil * s.meanItem, first: firstUntil * s.meanItem}
+	x.maxMoves = bound{limit: float64(o.MaxMoves), weight: s.meanItem, first: s.meanItem}
+	x.maxGiB = bound{limit: float64(o.MaxBytes) / gib, weight: s.meanItem / 8, first: s.meanItem / 8}
 	return x
 }
 
 // value is what the search makes small, in price units.
 func (x *search) value(t *totals) float64 {
-	v := t.price + float64(t.broken[preferred])*x.breach[preferred] + float64(t.broken[required]+t.stranded)*x.breach[required]
-	if b := x.badness(t); x.until.limit == 0 {
-		v += x.scale * b
-	} else if b > x.until.limit {
-		v += x.until.weight * (b - x.until.limit)
-	} else {
-		// A little for being better than asked, so that there is a way down.
-		v -= 0.02 * x.until.weight * (x.until.limit - b)
+	v := x.cost(t)
+	if x.until.limit > 0 {
+		v += x.until.price(x.badness(t))
 	}
-	return v + x.maxMoves.over(float64(t.moves)) + x.maxGiB.over(t.gib)
+	return v + x.maxMoves.price(float64(t.moves)) + x.maxGiB.price(t.gib)
 }
 
-// keeps: the placement is within the bounds.
-func (x *search) keeps(t *totals) bool {
-	return (x.maxMoves.limit == 0 || float64(t.moves) <= x.maxMoves.limit) &&
-		(x.maxGiB.limit == 0 || t.gib <= x.maxGiB.limit) &&
-		(x.until.limit == 0 || x.badness(t) <= x.until.limit)
+// cost is the value without bounds.
+func (x *search) cost(t *totals) float64 {
+	v := t.price + float64(t.broken[preferred])*x.breach[preferred] + float64(t.broken[required]+t.stranded)*x.breach[required]
+	if x.until.limit == 0 {
+		v += x.scale * x.badness(t)
+	}
+	return v
 }
 
-// anneal spends the budget and leaves the state at the best placement that it found.
+// excess is by how much the placement exceeds the bounds, in shares of them; 0 when it keeps them.
+func (x *search) excess(t *totals) float64 {
+	e := x.maxMoves.excess(float64(t.moves)) + x.maxGiB.excess(t.gib)
+	if x.until.limit > 0 {
+		e += x.until.excess(x.badness(t))
+	}
+	return e
+}
+
+// anneal spends the budget and leaves the state at the best placement that it found. Where that exceeds a
+// bound, the search goes on with more weight on it.
 func (x *search) anneal(budget int) {
 	if len(x.movers) == 0 || len(x.hosts) < 2 {
 		return
 	}
-	hot := hottest * x.meanItem
-	current := x.value(&x.totals)
 	x.note()
-	temperature := hot
-	for end, next := x.evaluations+budget, x.evaluations; x.evaluations < end; x.evaluations++ {
-		if x.evaluations >= next {
-			next += adjustEvery
-			x.resum()
-			x.until.adjustIf(x.badness(&x.totals))
-			x.maxMoves.adjustIf(float64(x.moves))
-			x.maxGiB.adjustIf(x.gib)
-			current = x.value(&x.totals)
-			x.note()
-			done := 1 - float64(end-x.evaluations)/float64(budget)
-			temperature = hot * math.Pow(coldest/hottest, done)
-		}
-		current = x.step(current, temperature*x.rng.exponential())
-	}
-	x.resum()
-	x.note()
+	x.cool(budget, hottest)
 	x.restore()
+	for range firmer {
+		if x.excess(&x.totals) == 0 {
+			break
+		}
+		x.maxMoves.firm(float64(x.moves))
+		x.maxGiB.firm(x.gib)
+		x.until.firm(x.badness(&x.totals))
+		x.cool(budget/firmer, hottest/firmer)
+		x.restore()
+	}
 }
 
-func (b *bound) adjustIf(x float64) {
-	if b.limit > 0 {
-		b.adjust(x)
+// cool anneals from the temperature, in mean prices, to the coldest.
+func (x *search) cool(budget int, from float64) {
+	current, temperature := 0.0, 0.0
+	every := max(budget/adjustments, 1)
+	for k := range budget {
+		if k%every == 0 {
+			done := float64(k) / float64(budget)
+			x.resum()
+			x.until.follow(x.badness(&x.totals), done, followStep)
+			x.maxMoves.follow(float64(x.moves)*aimBelow, done, 2*followStep)
+			x.maxGiB.follow(x.gib*aimBelow, done, 2*followStep)
+			current = x.value(&x.totals)
+			temperature = x.meanItem * from * math.Pow(coldest/from, done)
+			x.note()
+		}
+		v := x.step(current, temperature*x.rng.exponential())
+		if v != current && k > budget/2 && x.excess(&x.totals) == 0 && (x.bestValue[0] > 0 || x.cost(&x.totals) < x.bestValue[1]) {
+			x.note()
+		}
+		current = v
 	}
+	x.evaluations += budget
+	x.resum()
+	x.note()
 }
 
 // step tries one change, takes it if it costs less than allowed, and returns the value then.
@@ -148,8 +201,7 @@ func (x *search) step(current, allowed float64) float64 {
 	case kind < 14:
 		return x.replace(kind == 9, current, allowed)
 	default:
-		i, j := x.someMoved(), x.someMoved()
-		return x.both(i, x.at[j], j, x.at[i], current, allowed)
+		return x.trade(x.someMoved(), x.someMoved(), current, allowed)
 	}
 }
 
@@ -168,16 +220,33 @@ func (x *search) replace(anyone bool, current, allowed float64) float64 {
 	if len(there) == 0 {
 		return current
 	}
-	return x.both(i, home, there[x.rng.below(len(there))], t, current, allowed)
+	return x.trade(i, there[x.rng.below(len(there))], current, allowed)
+}
+
+// trade lets two items change places.
+func (x *search) trade(i, j int32, current, allowed float64) float64 {
+	a, b := &x.items[i], &x.items[j]
+	if len(a.groups) > 0 && len(b.groups) > 0 && x.share(i, j) {
+		return x.both(i, x.at[j], j, x.at[i], current, allowed)
+	}
+	if x.at[i] == x.at[j] || !a.movable || !b.movable {
+		return current
+	}
+	n, ok := x.traded(i, j)
+	if !ok {
+		return current
+	}
+	v := x.value(&n)
+	if v-current >= allowed {
+		return current
+	}
+	ti, tj := x.at[j], x.at[i]
+	x.move(i, ti)
+	x.move(j, tj)
+	return v
 }
 
 func (x *search) someMoved() int32 { return x.moved[x.rng.below(len(x.moved))] }
-
-// full is how loaded a host is.
-func (x *search) full(h int32) float64 {
-	c := &x.hosts[h]
-	return x.cpu[h]*c.perCPU + x.mem[h]*c.perMem
-}
 
 // pick returns an item that may move, mostly of the fullest of three hosts; -1 if it hit on none.
 func (x *search) pick() int32 {
@@ -186,7 +255,7 @@ func (x *search) pick() int32 {
 	}
 	h := int32(x.rng.below(len(x.hosts)))
 	for range 2 {
-		if q := int32(x.rng.below(len(x.hosts))); x.full(q) > x.full(h) {
+		if q := int32(x.rng.below(len(x.hosts))); x.full[q] > x.full[h] {
 			h = q
 		}
 	}
@@ -200,7 +269,7 @@ func (x *search) pick() int32 {
 func (x *search) target() int32 {
 	h := int32(x.rng.below(len(x.hosts)))
 	for range 2 {
-		if q := int32(x.rng.below(len(x.hosts))); x.full(q) < x.full(h) {
+		if q := int32(x.rng.below(len(x.hosts))); x.full[q] < x.full[h] {
 			h = q
 		}
 	}
@@ -247,35 +316,21 @@ func (x *search) still(i int32) bool {
 	if s.mem[h] > c.memMax+slack || s.cpu[h] > c.cpuMax+slack {
 		return false
 	}
-	if h == s.items[i].home {
-		return true
-	}
-	if !c.takes {
+	if s.bars(i, h) != "" {
 		return false
 	}
 	for _, g := range s.items[i].groups {
-		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, h)] > g.n {
-			return false
-		}
-	}
-	for _, a := range s.items[i].avoid {
-		if a == h {
+		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, h)] > g.n && h != s.items[i].home {
 			return false
 		}
 	}
 	return true
 }
 
-// note remembers the placement if it keeps the bounds and is better than what was remembered.
+// note remembers the placement if it exceeds the bounds by less, or as little and costs less, than what was remembered.
 func (x *search) note() {
-	if !x.keeps(&x.totals) {
-		return
-	}
-	v := x.price + float64(x.broken[preferred])*x.breach[preferred] + float64(x.broken[required]+x.stranded)*x.breach[required]
-	if x.until.limit == 0 {
-		v += x.scale * x.badness(&x.totals)
-	}
-	if v < x.bestValue {
+	v := [2]float64{x.excess(&x.totals), x.cost(&x.totals)}
+	if v[0] < x.bestValue[0] || v[0] == x.bestValue[0] && v[1] < x.bestValue[1] {
 		x.bestValue = v
 		x.best = append(x.best[:0], x.at...)
 	}

@@ -1,6 +1,9 @@
 package balance
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // totals are what a placement comes to.
 type totals struct {
@@ -24,6 +27,7 @@ type state struct {
 
 	mem, cpu, vari, net []float64 // by host
 	free, load, cost    []float64 // by host: its part in the totals
+	full                []float64 // by host: how loaded it is
 	count               []int32   // by group and host: members there
 }
 
@@ -32,7 +36,7 @@ func newState(c *compiled) *state {
 	s := &state{
 		compiled: c, at: make([]int32, m), on: make([][]int32, n), pos: make([]int32, m), mpos: make([]int32, m),
 		mem: make([]float64, n), cpu: make([]float64, n), vari: make([]float64, n), net: make([]float64, n),
-		free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n),
+		free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n), full: make([]float64, n),
 		count: make([]int32, len(c.groups)*n),
 	}
 	for h := range c.hosts {
@@ -135,6 +139,7 @@ func (s *state) move(i, t int32) {
 // refresh brings a host's part in the totals up to date.
 func (s *state) refresh(h int32) {
 	x := &s.hosts[h]
+	s.full[h] = s.cpu[h]*x.perCPU + s.mem[h]*x.perMem
 	if !x.counts {
 		return
 	}
@@ -168,43 +173,39 @@ func (s *state) resum() {
 	}
 }
 
-// after returns the totals if the item moved to the host; nothing is changed.
-func (s *state) after(i, t int32) totals {
-	n, x, from := s.totals, &s.items[i], s.at[i]
-	a, b := &s.hosts[from], &s.hosts[t]
-	if s.o.Objective == Score {
-		if a.counts {
-			f, l := s.free[from]+x.mem*a.perMem, s.load[from]-x.cpu*a.perCPU
-			n.f1 += f - s.free[from]
-			n.f2 += f*f - s.free[from]*s.free[from]
-			n.l1 += l - s.load[from]
-			n.l2 += l*l - s.load[from]*s.load[from]
-		}
-		if b.counts {
-			f, l := s.free[t]-x.mem*b.perMem, s.load[t]+x.cpu*b.perCPU
-			n.f1 += f - s.free[t]
-			n.f2 += f*f - s.free[t]*s.free[t]
-			n.l1 += l - s.load[t]
-			n.l2 += l*l - s.load[t]*s.load[t]
-		}
-	} else {
-		if a.counts {
-			n.contention += s.hostCost(from, s.cpu[from]-x.cpu, s.vari[from]-x.vari, s.mem[from]-x.mem, s.net[from]-x.net) - s.cost[from]
-		}
-		if b.counts {
-			n.contention += s.hostCost(t, s.cpu[t]+x.cpu, s.vari[t]+x.vari, s.mem[t]+x.mem, s.net[t]+x.net) - s.cost[t]
-		}
+// change is what comes to a host, or leaves it where negative.
+type change struct{ mem, cpu, vari, net float64 }
+
+// shifted takes the change of a host's loads into account.
+func (s *state) shifted(n *totals, h int32, d change) {
+	x := &s.hosts[h]
+	if !x.counts {
+		return
 	}
+	if s.o.Objective == Contention {
+		n.contention += s.hostCost(h, s.cpu[h]+d.cpu, s.vari[h]+d.vari, s.mem[h]+d.mem, s.net[h]+d.net) - s.cost[h]
+		return
+	}
+	df, dl := -d.mem*x.perMem, d.cpu*x.perCPU
+	n.f1 += df
+	n.f2 += df * (2*s.free[h] + df)
+	n.l1 += dl
+	n.l2 += dl * (2*s.load[h] + dl)
+}
+
+// travelled takes into account that an item goes from where it is to t, apart from loads.
+func (s *state) travelled(n *totals, i, t int32) {
+	x, from := &s.items[i], s.at[i]
 	for _, g := range x.groups {
 		c := s.cell(g, from)
 		s.count[c] -= g.n
 		n.broken[s.groups[g.group].rank] += s.joining(g, t) - s.joining(g, from)
 		s.count[c] += g.n
 	}
-	if !a.counts {
+	if !s.hosts[from].counts {
 		n.stranded -= x.moves
 	}
-	if !b.counts {
+	if !s.hosts[t].counts {
 		n.stranded += x.moves
 	}
 	switch x.home {
@@ -213,7 +214,37 @@ func (s *state) after(i, t int32) totals {
 	case t:
 		n.price, n.gib, n.moves = n.price-x.price, n.gib-x.gib, n.moves-x.moves
 	}
+}
+
+// after returns the totals if the item moved to the host; nothing is changed.
+func (s *state) after(i, t int32) totals {
+	n, x, from := s.totals, &s.items[i], s.at[i]
+	s.shifted(&n, from, change{-x.mem, -x.cpu, -x.vari, -x.net})
+	s.shifted(&n, t, change{x.mem, x.cpu, x.vari, x.net})
+	s.travelled(&n, i, t)
 	return n
+}
+
+// traded returns the totals if two items that share no group changed places, and whether they may.
+func (s *state) traded(i, j int32) (totals, bool) {
+	n, x, y := s.totals, &s.items[i], &s.items[j]
+	a, b := s.at[i], s.at[j]
+	d := change{y.mem - x.mem, y.cpu - x.cpu, y.vari - x.vari, y.net - x.net}
+	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu}) ||
+		s.bars(j, a) != "" || s.bars(i, b) != "" || s.meets(j, a) || s.meets(i, b) {
+		return n, false
+	}
+	s.shifted(&n, a, d)
+	s.shifted(&n, b, change{-d.mem, -d.cpu, -d.vari, -d.net})
+	s.travelled(&n, i, b)
+	s.travelled(&n, j, a)
+	return n, true
+}
+
+// bears: the host has the room for the change.
+func (s *state) bears(h int32, d change) bool {
+	x := &s.hosts[h]
+	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack)
 }
 
 // fits: the host may have the item, as far as that host alone tells.
@@ -228,21 +259,51 @@ func (s *state) refuses(i, t int32) Why {
 	if s.cpu[t]+x.cpu > h.cpuMax+slack && x.cpu > 0 {
 		return NoCPU
 	}
-	if t == x.home {
-		return ""
+	if why := s.bars(i, t); why != "" {
+		return why
 	}
-	if !h.takes {
-		return Closed
+	if s.meets(i, t) {
+		return AntiAffinity
+	}
+	return ""
+}
+
+// meets: the host has a member of one of the item's required anti-affinity groups, and is not its home.
+func (s *state) meets(i, t int32) bool {
+	x := &s.items[i]
+	if t == x.home {
+		return false
 	}
 	for _, g := range x.groups {
 		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, t)] > 0 {
-			return AntiAffinity
+			return true
 		}
 	}
-	for _, a := range x.avoid {
-		if a == t {
-			return Avoided
+	return false
+}
+
+// share: two items are in one group.
+func (s *state) share(i, j int32) bool {
+	for _, g := range s.items[i].groups {
+		for _, h := range s.items[j].groups {
+			if g.group == h.group {
+				return true
+			}
 		}
+	}
+	return false
+}
+
+// bars says why the host does not take the item, however empty it is.
+func (s *state) bars(i, t int32) Why {
+	x := &s.items[i]
+	switch {
+	case t == x.home:
+		return ""
+	case !s.hosts[t].takes:
+		return Closed
+	case slices.Contains(x.avoid, t):
+		return Avoided
 	}
 	return ""
 }
