@@ -169,6 +169,32 @@ func TestStrategy(t *testing.T) {
 	}
 }
 
+// A way to send that excludes post-copy is not tried where post-copy is allowed, as it is the net, unless
+// the guest was moved so before.
+func TestStrategyKeepsTheNet(t *testing.T) {
+	moved := func(in Input) Input {
+		in.Can.XBZRLE, in.Intent.PostCopy = false, true
+		return in
+	}
+	quick := receipt("1", zstd, 5, 60)
+	failed := quick
+	failed.Done = false
+	for _, tc := range []struct {
+		name, want string
+		in         Input
+	}{
+		{"never seen, no post-copy", zstd, func() Input { in := input(); in.Can.XBZRLE = false; return in }()},
+		{"never seen", plain, moved(input())},
+		{"the target can't", zstd, func() Input { in := moved(input()); in.Can.PostCopy = false; return in }()},
+		{"moved so before", zstd, moved(with(quick))},
+		{"given up so before", plain, moved(with(failed))},
+	} {
+		if got := Of(tc.in).Strategy.Name(); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
 // What can't end within the intent says so, with what would have to change; only several receipts make
 // it sure.
 func TestNever(t *testing.T) {

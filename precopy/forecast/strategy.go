@@ -1,6 +1,8 @@
 package forecast
 
 import (
+	"slices"
+
 	"drover/hypervisor"
 )
 
@@ -50,10 +52,17 @@ func (k *known) candidates() []candidate {
 	if cache := k.cache(); k.Can.XBZRLE && cache > 0 {
 		list = append(list, k.candidate(hypervisor.Strategy{Compression: xbzrle, XBZRLECache: cache}, 1, unseenXBZRLE))
 	}
-	if k.Can.Zstd && float64(k.Bandwidth) < unseenZstdFirst*float64(zstdSpeed) {
+	if k.Can.Zstd && float64(k.Bandwidth) < unseenZstdFirst*float64(zstdSpeed) && !k.needsNet() {
 		list = append(list, k.candidate(hypervisor.Strategy{Compression: "zstd", Connections: zstdStreams}, unseenZstdFirst, unseenZstd))
 	}
 	return list
+}
+
+// needsNet reports whether a migration by parallel streams, which exclude post-copy, would give away the
+// way that the intent allows where nothing else ends it: unless they have moved the domain before.
+func (k *known) needsNet() bool {
+	return k.Intent.PostCopy && k.Can.PostCopy &&
+		!slices.ContainsFunc(k.receipts, func(r Receipt) bool { return r.Strategy == zstd && r.Done })
 }
 
 func (k *known) candidate(s hypervisor.Strategy, first, ratio float64) candidate {
