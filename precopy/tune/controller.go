@@ -68,19 +68,20 @@ type Controller struct {
 	wire   hypervisor.BytesPerSecond
 
 	first hypervisor.Bytes // sent in the first pass
-	// From the third pass on, before which XBZRLE has nothing to compare with: what had been sent until
-	// then, and the dirtied bytes that there were to send since.
-	third, resent hypervisor.Bytes
-	quick         bool          // passes are too short for the poll
-	stuck         time.Duration // Elapsed since when passes do not shrink; 0 while they do
-	lost          time.Duration // guest work lost to being slowed
-	least         float64       // share
-	adopted       bool          // from its middle on
-	blind         bool          // nothing is known of how the present pass began
-	hoped         bool          // slowing was tried on a hopeful guess
-	landing       int           // the pass in which the guest was slowed; 0 when it is not
-	highest       hypervisor.BytesPerSecond
-	present       Decision
+	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
+	// there were to send, and what they took on the link.
+	resent, packed hypervisor.Bytes
+	sent           hypervisor.Bytes // on the link before the present pass
+	quick          bool             // passes are too short for the poll
+	stuck          time.Duration    // Elapsed since when passes do not shrink; 0 while they do
+	lost           time.Duration    // guest work lost to being slowed
+	least          float64          // share
+	adopted        bool             // from its middle on
+	blind          bool             // nothing is known of how the present pass began
+	hoped          bool             // slowing was tried on a hopeful guess
+	landing        int              // the pass in which the guest was slowed; 0 when it is not
+	highest        hypervisor.BytesPerSecond
+	present        Decision
 }
 
 type rate struct {
@@ -143,8 +144,8 @@ func (c *Controller) Learned() forecast.Receipt {
 	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
 		r.Growth = g
 	}
-	if sent := c.resent - c.prev.MemRemaining; c.third > 0 && sent > 4*hypervisor.MiB {
-		r.Ratio = float64(c.prev.MemProcessed-c.third) / float64(sent)
+	if c.resent > 4*hypervisor.MiB {
+		r.Ratio = float64(c.packed) / float64(c.resent)
 	}
 	if c.prevAt > 0 {
 		r.Slowdown = c.lost.Seconds() / c.prevAt.Seconds()
@@ -259,16 +260,17 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	// Passes too short for the poll: their mean length, and the most that was seen of them. What the
 	// last long pass left unsent is nothing that a short one dirtied.
 	known := passes == 1 || c.quick
+	sent := r.MemProcessed - hypervisor.Bytes(float64(c.wire)*since.Seconds())
+	if c.round > 2 && !c.quick && sent > c.sent {
+		c.resent += c.size
+		c.packed += sent - c.sent
+	}
+	c.sent = sent
 	if c.quick = passes > 1; c.quick && known {
 		ran /= time.Duration(passes)
 		size = max(size, c.prev.MemRemaining)
 	}
-	if r.Round > 2 && c.round > 0 && !c.adopted {
-		if c.third == 0 {
-			c.third = max(r.MemProcessed-hypervisor.Bytes(float64(c.wire)*since.Seconds()), 1)
-		}
-		c.resent += size * hypervisor.Bytes(min(passes, r.Round-2))
-	}
+
 	if ran > 0 && c.round > 0 && !c.blind && known {
 		if c.landing > 0 {
 			// How much a slowed guest really dirties only a whole pass at that speed tells.
@@ -276,13 +278,23 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 				c.braked = keep(c.braked, model.Sample{Window: max(sync-c.began, time.Millisecond) / time.Duration(passes), Dirtied: size})
 			}
 		} else {
-			c.seen = keep(c.seen, model.Sample{Window: ran, Dirtied: size})
+			c.see(model.Sample{Window: ran, Dirtied: size})
 		}
 	}
 	c.sizes = keep(c.sizes, size)
 	c.blind = c.round == 0
 	c.round, c.began, c.size = r.Round, sync, size
 	c.ran = time.Duration(share * float64(since))
+}
+
+// see adds a sample of a pass at full speed. One of a pass that is hardly longer than a poll is noise
+// beside those of longer ones.
+func (c *Controller) see(s model.Sample) {
+	long := func(s model.Sample) bool { return s.Window >= batch }
+	if !long(s) && slices.ContainsFunc(c.seen, long) {
+		return
+	}
+	c.seen = keep(c.seen, s)
 }
 
 // keep appends to the latest few.
@@ -432,7 +444,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
 	p, ok := c.slowed(g)
 	if ok && r.Elapsed+p.Duration <= budget {
-		if c.affordable(r, p) {
+		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
 		}
 		// The intent is a share of the whole time: later it is affordable.
@@ -444,7 +456,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	}
 	if hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt); fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
-		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p) && r.Elapsed+p.Duration <= budget {
+		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget {
 			c.hoped = true
 			return c.slow(r, p)
 		}
@@ -460,9 +472,10 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	return c.giveUp(r)
 }
 
-// affordable reports whether the intent allows what the guest would lose by the plan's end.
-func (c *Controller) affordable(r Reading, p plan) bool {
-	return float64(c.lost+p.lost) <= reserve*c.start.MaxSlowdown*float64(r.Elapsed+p.Duration)
+// affordable reports whether the part of what the intent allows covers what the guest would have lost
+// by the plan's end.
+func (c *Controller) affordable(r Reading, p plan, part float64) bool {
+	return float64(c.lost+p.lost) <= part*c.start.MaxSlowdown*float64(r.Elapsed+p.Duration)
 }
 
 func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.stuck }
@@ -476,9 +489,9 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
 	}
 	deepest := max(leastShare, r.Least)
-	if !c.affordable(r, p) {
+	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
-		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d) {
+		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d, 1) {
 			c.brake(r, deepest)
 			return c.slowing(d)
 		}

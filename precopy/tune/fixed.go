@@ -14,6 +14,8 @@ func Fixed(name string, s Start) (Tuner, bool) {
 	f := &fixed{start: s, downtime: qemuDowntime}
 	switch name {
 	case "default":
+	case "least-pause":
+		f.downtime = leastLimit
 	case "auto-converge":
 		f.strategy.AutoConverge = true
 	case "xbzrle":
@@ -41,7 +43,7 @@ func Fixed(name string, s Start) (Tuner, bool) {
 
 // FixedNames lists the fixed policies.
 func FixedNames() []string {
-	return []string{"default", "auto-converge", "xbzrle", "multifd-zstd", "postcopy", "vdsm-minimal", "vdsm-suspend", "nova", "kubevirt"}
+	return []string{"default", "least-pause", "auto-converge", "xbzrle", "multifd-zstd", "postcopy", "vdsm-minimal", "vdsm-suspend", "nova", "kubevirt"}
 }
 
 // qemuDowntime is QEMU's own downtime limit, which libvirt leaves as it is.
