@@ -12,6 +12,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/precopy/forecast"
+	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 )
@@ -78,13 +79,16 @@ type Inputs struct {
 	Now    time.Time
 }
 
-// Decision is one thing to do: write a record, ask two hosts, bind a host's name, or learn from finished
-// migrations. Exactly one of its fields is set.
+// Decision is one thing to do: write a record, ask two hosts, bind a host's name, learn from finished
+// migrations, or carry a run on. Exactly one of its fields is set.
 type Decision struct {
-	Write *Write
-	Ask   *Ask
-	Bind  *fleet.Session
-	Learn *Lesson
+	Write  *Write
+	Ask    *Ask
+	Bind   *fleet.Session
+	Learn  *Lesson
+	Run    *RunWrite
+	Cordon *drain.Cordon
+	Create *precopy.Migration
 }
 
 // Write changes a migration's record.
@@ -115,6 +119,7 @@ func Decide(in Inputs) []Decision {
 	for _, l := range lessons(in.Fleet, in.Memory.Learned) {
 		p.decisions = append(p.decisions, Decision{Learn: &l})
 	}
+	p.runs()
 	unfinished := p.byPriority(in.Fleet.Unfinished())
 	for _, m := range unfinished {
 		if m.Phase.Holds() {
@@ -176,6 +181,10 @@ func (p *pass) admit(m precopy.Stored) {
 		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
 		return
 	}
+	if drain.Over(p.Fleet, m.Migration) {
+		p.end(m, precopy.Aborted, "cancelled", "its run is over, or was cancelled, before it began")
+		return
+	}
 	src := p.Fleet.Hosts[m.Source]
 	if src == nil {
 		p.refuse(m, hypervisor.Blocker{Code: feasible.UnknownHost, Detail: "no host is called " + m.Source})
@@ -200,7 +209,7 @@ func (p *pass) admit(m precopy.Stored) {
 		p.refuse(m, b[0])
 		return
 	}
-	if n := p.Limits.Outgoing; p.out[m.Source] >= n {
+	if n := p.outgoing(m.Migration); p.out[m.Source] >= n {
 		p.wait(m, fmt.Sprintf("waiting: %s already sends %d VM, the limit", m.Source, n))
 		return
 	}

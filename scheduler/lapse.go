@@ -5,6 +5,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 )
 
@@ -16,6 +17,8 @@ func (p *pass) expire(m precopy.Stored) {
 	switch {
 	case m.Cancel != nil:
 		p.end(m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By+" before it began")
+	case drain.Over(p.Fleet, m.Migration):
+		p.end(m, precopy.Aborted, "cancelled", "its run is over, or was cancelled, before it began")
 	case m.Order == nil || p.Now.After(m.Order.NotAfter):
 		p.end(m, precopy.Refused, "not-claimed", fmt.Sprintf("the agent of %s did not take the order in time (check drover-agent there)", m.Source))
 	}

@@ -41,6 +41,7 @@ type Config struct {
 	Fence    int64
 	State    State
 	Orders   Orders
+	Runs     Runs
 	Profiles Profiles
 	Asker    Asker
 	Placer   Placer
@@ -105,6 +106,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			if err := l.Orders.Prune(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Warn("history not pruned", "err", err)
 			}
+			if err := l.pruneRuns(ctx); err != nil {
+				return err
+			}
 		}
 		if time.Since(tended) > tendEvery {
 			tended = time.Now()
@@ -148,6 +152,16 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 			g.Go(func() error { return l.learn(wctx, *d.Learn) })
 		case d.Write != nil:
 			g.Go(func() error { return l.write(wctx, *d.Write) })
+		case d.Run != nil:
+			g.Go(func() error { return l.writeRun(wctx, *d.Run) })
+		case d.Cordon != nil:
+			g.Go(func() error {
+				return l.tolerate(ctx, "cordon not written, it will be tried again", l.Runs.Cordon(wctx, *d.Cordon))
+			})
+		case d.Create != nil:
+			g.Go(func() error {
+				return l.tolerate(ctx, "migration not asked for, it will be tried again", l.Runs.Create(wctx, *d.Create))
+			})
 		}
 	}
 	return g.Wait()

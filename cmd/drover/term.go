@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"drover/precopy"
 	"drover/precopy/forecast"
 	"drover/scheduler"
+	"drover/scheduler/drain"
 	"drover/scheduler/fleet"
 	"drover/store"
 )
@@ -89,7 +92,7 @@ func (t *terms) term(ctx context.Context) error {
 	}()
 	err = scheduler.NewLoop(scheduler.Config{
 		Identity: t.identity, Fence: fence.Create, State: settled{view}, Orders: orders{t.store, fence},
-		Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
+		Runs: runs{t.store, fence}, Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
 	}).Run(ctx)
 	select {
 	case <-leadership.Done():
@@ -206,6 +209,54 @@ func (o orders) Retire(ctx context.Context, m precopy.Stored) error {
 // Prune implements scheduler.Orders.
 func (o orders) Prune(ctx context.Context) error {
 	return o.store.Prune(ctx, o.fence, store.DefaultRetention())
+}
+
+// runs carries runs on as the leader.
+type runs struct {
+	store *store.Store
+	fence store.Fence
+}
+
+// Update implements scheduler.Runs.
+func (r runs) Update(ctx context.Context, w scheduler.RunWrite) error {
+	_, err := r.store.Runs().Replace(ctx, &r.fence, w.Old.ID, w.Old.Revision, w.New)
+	if err == nil && w.New.Phase.Final() {
+		err = r.store.Record(ctx, store.Event{
+			Actor: "leader", Kind: "run-" + string(w.New.Phase), Subject: w.New.ID, Text: joinNotes(string(w.New.Kind)+" "+strings.Join(w.New.Hosts, " "), w.New.Reason),
+		})
+	}
+	return err
+}
+
+// Cordon implements scheduler.Runs.
+func (r runs) Cordon(ctx context.Context, c drain.Cordon) error {
+	_, err := r.store.UpdateHost(ctx, &r.fence, c.Host, func(h *fleet.HostRecord) error {
+		i := slices.IndexFunc(h.Cordons, func(o fleet.Cordon) bool { return o.Holder == c.Cordon.Holder })
+		switch {
+		case c.Off == (i < 0):
+			return precopy.ErrConflict // done already
+		case c.Off:
+			h.Cordons = slices.Delete(h.Cordons, i, i+1)
+		default:
+			h.Cordons = append(h.Cordons, c.Cordon)
+		}
+		return nil
+	})
+	return err
+}
+
+// Create implements scheduler.Runs.
+func (r runs) Create(ctx context.Context, m precopy.Migration) error {
+	_, err := r.store.CreateMigration(ctx, m, r.fence)
+	if errors.Is(err, store.ErrActive) {
+		return fmt.Errorf("%w: %w", precopy.ErrConflict, err)
+	}
+	return err
+}
+
+// Remove implements scheduler.Runs.
+func (r runs) Remove(ctx context.Context, run fleet.StoredRun) error {
+	return r.store.Runs().Remove(ctx, &r.fence, run.ID, run.Revision)
 }
 
 // profiles learns as the leader.

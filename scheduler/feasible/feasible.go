@@ -8,6 +8,7 @@ package feasible
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"drover/hypervisor"
@@ -114,24 +115,47 @@ func Target(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
 		return []hypervisor.Blocker{{Code: SameHost, Detail: "the VM is on " + host + " already"}}
 	}
 	var out []hypervisor.Blocker
-	if len(h.Record.Cordons) > 0 {
-		c := h.Record.Cordons[0]
-		out = append(out, hypervisor.Blocker{
-			Code: HostCordoned, Detail: fmt.Sprintf("%s is cordoned by %s (%s)", host, c.By, c.Holder),
-			Remedy: "drover host uncordon " + host,
-		})
+	if b := Closed(s, h); b != nil {
+		out = append(out, *b)
 	}
 	if b := Up(s, h); b != nil {
 		return append(out, *b)
 	}
-	f := r.Domain.Facts
+	out = append(out, Suits(h, r.Domain.Facts)...)
+	if b := memory(s, r, h); b != nil {
+		out = append(out, *b)
+	}
+	return out
+}
+
+// Closed returns why a host takes no domains at all: it is cordoned, or a drain is about to do so. Nil when it
+// is open.
+func Closed(s *fleet.Snapshot, h *fleet.Host) *hypervisor.Blocker {
+	if len(h.Record.Cordons) > 0 {
+		c, remedy := h.Record.Cordons[0], "drover host uncordon "+h.Name
+		if strings.HasPrefix(c.Holder, fleet.RunHolder) {
+			remedy = "drover host restore " + h.Name
+		}
+		return &hypervisor.Blocker{
+			Code: HostCordoned, Detail: fmt.Sprintf("%s is cordoned by %s (%s)", h.Name, c.By, c.Holder), Remedy: remedy,
+		}
+	}
+	if r := s.DrainOf(h.Name); r != nil {
+		return &hypervisor.Blocker{
+			Code: HostCordoned, Detail: fmt.Sprintf("%s is being drained by %s (%s)", h.Name, r.RequestedBy, r.Holder()),
+			Remedy: "drover run cancel " + r.ID + " --uncordon",
+		}
+	}
+	return nil
+}
+
+// Suits returns what about the host, whatever else is there, stops the domain from running on it.
+func Suits(h *fleet.Host, f hypervisor.DomainFacts) []hypervisor.Blocker {
+	var out []hypervisor.Blocker
 	for _, check := range []func(*fleet.Host, hypervisor.DomainFacts) *hypervisor.Blocker{arch, virtType, machine, protocol, nameTaken} {
 		if b := check(h, f); b != nil {
 			out = append(out, *b)
 		}
-	}
-	if b := memory(s, r, h); b != nil {
-		out = append(out, *b)
 	}
 	return out
 }

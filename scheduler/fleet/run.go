@@ -13,10 +13,9 @@ type RunKind string
 
 // The kinds.
 const (
-	RunDrain       RunKind = "drain"       // empty hosts, and keep them closed
-	RunRestore     RunKind = "restore"     // open hosts again, and bring back what drains took away
-	RunRebalance   RunKind = "rebalance"   // moves that a plan gave
-	RunMaintenance RunKind = "maintenance" // drain, work, restore
+	RunDrain     RunKind = "drain"     // empty hosts, and keep them closed
+	RunRestore   RunKind = "restore"   // open hosts again, and bring back what drains took away
+	RunRebalance RunKind = "rebalance" // moves that stand in the record from the start
 )
 
 // RunPhase is where a run stands.
@@ -80,8 +79,11 @@ type Run struct {
 	Outlook *Outlook     `json:"outlook,omitempty"`
 }
 
+// RunHolder begins the names of runs as holders of cordons.
+const RunHolder = "run/"
+
 // Holder is whose cordon the run sets.
-func (r Run) Holder() string { return "run/" + r.ID }
+func (r Run) Holder() string { return RunHolder + r.ID }
 
 // RunCancel is a request to stop a run.
 type RunCancel struct {
@@ -187,10 +189,11 @@ func (s *Snapshot) UnfinishedRuns() []StoredRun {
 
 // DrainOf returns the unfinished run that empties the host, nil if none does: also before its cordon is set.
 func (s *Snapshot) DrainOf(host string) *StoredRun {
-	for _, r := range s.UnfinishedRuns() {
-		if r.Kind == RunDrain && r.Phase == RunRunning && slices.Contains(r.Hosts, host) {
-			return &r
+	var first *StoredRun
+	for _, r := range s.Runs {
+		if r.Kind == RunDrain && r.Phase == RunRunning && slices.Contains(r.Hosts, host) && (first == nil || r.ID < first.ID) {
+			first = &r
 		}
 	}
-	return nil
+	return first
 }

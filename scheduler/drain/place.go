@@ -1,0 +1,319 @@
+package drain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"drover/hypervisor"
+	"drover/scheduler/balance"
+	"drover/scheduler/feasible"
+	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
+)
+
+// The planner's search is bounded, by VM and altogether: a leader's pass waits for it.
+const (
+	evaluationsEach = 500
+	evaluationsMost = 200_000
+)
+
+// unknownLink is assumed where a migration network's speed is not known.
+const unknownLink hypervisor.BytesPerSecond = 1e9 / 8
+
+// plan gives targets to the moves that have none and whose time has come; those that get none are blocked.
+func (s *step) plan() {
+	wanted := map[hypervisor.DomainID]int{} // index of the move
+	for i := range s.r.Moves {
+		m := &s.r.Moves[i]
+		if m.State != fleet.MovePlanned || m.To != "" || m.NotBefore != nil && s.Now.Before(*m.NotBefore) || s.where.at[m.UUID] != m.From {
+			continue
+		}
+		if b := feasible.Source(s.Fleet, feasible.Request{Domain: s.where.domain[m.UUID]}); len(b) > 0 {
+			s.bar(i, b[0])
+			continue
+		}
+		wanted[m.UUID] = i
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	t := s.table(wanted, false)
+	found, err := t.make()
+	if err == nil && slices.ContainsFunc(found.Blocked, func(b balance.Blocked) bool { return b.Asked }) {
+		t = s.table(wanted, true)
+		found, err = t.make()
+	}
+	if err != nil {
+		for _, i := range wanted {
+			s.bar(i, hypervisor.Blocker{Code: NoTarget, Detail: err.Error()})
+		}
+		return
+	}
+	s.take(t, found, wanted)
+	for _, id := range slices.Sorted(maps.Keys(wanted)) {
+		if i := wanted[id]; s.r.Moves[i].To == "" {
+			s.bar(i, s.noTarget(t, found, id))
+		}
+	}
+}
+
+// bar blocks a move that can't be planned.
+func (s *step) bar(i int, b hypervisor.Blocker) {
+	m := &s.r.Moves[i]
+	s.block(*m, b)
+	m.Reason = b.Detail
+	if s.r.OnBlocked == fleet.BlockedSkip {
+		m.State = fleet.MoveStays
+		return
+	}
+	if s.r.Phase == fleet.RunRequested {
+		return // nothing was tried yet
+	}
+	m.Tries = append(slices.Clone(m.Tries), fleet.RunTry{Code: string(b.Code), Reason: b.Detail})
+	n := len(m.Tries)
+	m.Tries = m.Tries[max(n-keptTries, 0):]
+	if s.r.OnBlocked != fleet.BlockedWait && n >= maxTries {
+		s.giveUp(i, b)
+		return
+	}
+	s.retry(m, n)
+}
+
+// take puts the plan into the run. A VM that goes through a staging host, or one that makes room, gets moves
+// of its own.
+func (s *step) take(t table, p *balance.Plan, wanted map[hypervisor.DomainID]int) {
+	index := make([]int, len(p.Moves)) // into the run's moves
+	used := map[int]bool{}
+	for k, m := range p.Moves {
+		d := t.domains[m.VM]
+		i, ok := wanted[d.Facts.ID]
+		if !ok || used[i] {
+			i = len(s.r.Moves)
+			s.r.Moves = append(s.r.Moves, fleet.RunMove{
+				VM: d.Facts.Name, UUID: d.Facts.ID, From: t.problem.Hosts[m.From].Name, State: fleet.MovePlanned, Memory: d.Facts.Memory,
+			})
+		}
+		used[i], index[k] = true, i
+		to := t.problem.Hosts[m.To].Name
+		f, b := s.Foresee(d, to, 0)
+		if b != nil && ok && s.r.Moves[i].From == d.Host.Name {
+			s.block(s.r.Moves[i], *b) // it is tried all the same: where it goes by it may be another matter
+		} else if ok {
+			s.unblock(d.Facts.ID)
+		}
+		r := &s.r.Moves[i]
+		r.To, r.Cause, r.Reason, r.NotBefore = to, string(m.Cause), "", nil
+		r.Seconds, r.Bytes = f.Duration.Round(time.Second/10).Seconds(), f.Bytes
+		r.After = nil
+		for _, a := range m.After {
+			r.After = append(r.After, index[a])
+		}
+	}
+}
+
+// table is the fleet as the planner sees it, and the domains of its VMs by index.
+type table struct {
+	problem *balance.Problem
+	domains []fleet.Domain
+	index   map[hypervisor.DomainID]int
+	hosts   map[string]int
+	wanted  map[hypervisor.DomainID]int
+	room    bool
+	named   map[string][]int // hosts that have a VM of that name
+	unfit   map[kind][]int   // hosts that can't run VMs of that kind
+}
+
+// kind is what of a domain decides on which hosts it can run.
+type kind struct{ arch, virtType, machine string }
+
+// table closes the run's hosts and all others that are closed. Of the VMs the wanted ones must move; with room,
+// those that may be moved when nobody asked for it can, too. What is planned and not done counts where it goes.
+func (s *step) table(wanted map[hypervisor.DomainID]int, room bool) table {
+	t := table{
+		problem: &balance.Problem{}, index: map[hypervisor.DomainID]int{}, hosts: map[string]int{}, wanted: wanted, room: room,
+		named: map[string][]int{}, unfit: map[kind][]int{},
+	}
+	for _, name := range s.Fleet.HostNames() {
+		h := s.Fleet.Hosts[name]
+		c := h.Capacity()
+		if feasible.Up(s.Fleet, h) != nil || c.Cores <= 0 || c.Memory <= 0 || c.Reserved > c.Memory {
+			continue
+		}
+		link := c.Bandwidth
+		if link <= 0 {
+			link = unknownLink
+		}
+		t.hosts[name] = len(t.problem.Hosts)
+		t.problem.Hosts = append(t.problem.Hosts, balance.Host{
+			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: max(c.Reserved, 0), Link: link,
+			Cordoned: shut(s.Fleet, h), Draining: slices.Contains(s.r.Hosts, name),
+		})
+		for _, d := range h.Facts.Domains {
+			t.named[d.Name] = append(t.named[d.Name], t.hosts[name])
+		}
+	}
+	going := s.going()
+	for _, name := range s.Fleet.HostNames() {
+		for _, id := range s.where.on[name] {
+			at, known := t.hosts[name]
+			if d := s.where.domain[id]; known && d.Facts.Memory > 0 {
+				t.index[id] = len(t.domains)
+				t.domains = append(t.domains, d)
+				t.problem.VMs = append(t.problem.VMs, s.vm(t, d, at, going[id]))
+			}
+		}
+	}
+	t.groups(s.Fleet)
+	return t
+}
+
+func (t table) make() (*balance.Plan, error) {
+	return balance.Make(t.problem, balance.Options{
+		Mode: balance.Drain, Evaluations: min(evaluationsEach*len(t.domains)+1, evaluationsMost),
+	})
+}
+
+// vm is one domain as the planner sees it.
+func (s *step) vm(t table, d fleet.Domain, at int, going string) balance.VM {
+	v := balance.VM{
+		Name: d.Facts.Name, UUID: string(d.Facts.ID), Host: at, Memory: d.Facts.Memory, VCPUs: d.Facts.VCPUs,
+		Mean: balance.Load{CPU: d.Load.CPU, Net: d.Load.Rx + d.Load.Tx},
+	}
+	if d.Load.Dirty != nil {
+		v.Dirty = d.Load.Dirty.Rate
+	}
+	if to, known := t.hosts[going]; known && to != at {
+		v.Moving, v.Target = true, to
+		return v
+	}
+	i, must := t.wanted[d.Facts.ID]
+	v.Pinned = !must && (!t.room || !s.mayBeMoved(t, d, at))
+	if !v.Pinned {
+		v.Avoid = s.unfit(t, d, at)
+	}
+	if must {
+		v.Avoid = append(v.Avoid, s.failed(t, s.r.Moves[i], v.Avoid)...)
+	}
+	return v
+}
+
+// mayBeMoved reports whether a domain that nobody asked to move may be moved to make room.
+func (s *step) mayBeMoved(t table, d fleet.Domain, at int) bool {
+	decided, err := s.Fleet.PolicyOf(d)
+	h := t.problem.Hosts[at]
+	return err == nil && decided.Automatic && !decided.Pinned && len(d.Facts.Blockers) == 0 &&
+		s.where.moving[d.Facts.ID] == "" && !h.Draining && !h.Cordoned
+}
+
+// unfit are the hosts that a domain can't run on.
+func (s *step) unfit(t table, d fleet.Domain, at int) []int {
+	k := kind{d.Facts.Arch, d.Facts.VirtType, d.Facts.Machine}
+	hosts, known := t.unfit[k]
+	if !known {
+		for i, h := range t.problem.Hosts {
+			facts := hypervisor.DomainFacts{Arch: k.arch, VirtType: k.virtType, Machine: k.machine}
+			if len(feasible.Suits(s.Fleet.Hosts[h.Name], facts)) > 0 {
+				hosts = append(hosts, i)
+			}
+		}
+		t.unfit[k] = hosts
+	}
+	out := slices.Clone(hosts)
+	for _, h := range t.named[d.Facts.Name] {
+		if h != at && !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// failed are the hosts that a VM was tried on in vain, unless no others are left.
+func (s *step) failed(t table, m fleet.RunMove, avoid []int) []int {
+	var out []int
+	for _, try := range m.Tries {
+		if h, known := t.hosts[try.To]; known && !slices.Contains(avoid, h) && !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	for h, host := range t.problem.Hosts {
+		if !host.Cordoned && !host.Draining && !slices.Contains(avoid, h) && !slices.Contains(out, h) {
+			return out
+		}
+	}
+	return nil
+}
+
+// going is where VMs are on their way to, or planned to go by this run or another one.
+func (s *step) going() map[hypervisor.DomainID]string {
+	out := map[hypervisor.DomainID]string{}
+	for _, r := range s.Fleet.UnfinishedRuns() {
+		moves := r.Moves
+		if r.ID == s.r.ID {
+			moves = s.r.Moves
+		}
+		for _, m := range moves {
+			if !m.State.Final() && m.To != "" && r.Phase == fleet.RunRunning {
+				out[m.UUID] = m.To
+			}
+		}
+	}
+	for id, to := range s.where.moving {
+		if to != "?" {
+			out[id] = to
+		}
+	}
+	return out
+}
+
+// groups adds the policy's groups with their members among the VMs.
+func (t table) groups(s *fleet.Snapshot) {
+	for _, g := range s.Policy.Groups {
+		out := balance.Group{Name: g.Name, Apart: g.Kind == policy.Apart, Required: g.Strength == policy.Required}
+		for i, d := range t.domains {
+			if g.Has(d.Facts.Name, s.VMs[d.Facts.ID].Labels) {
+				out.VMs = append(out.VMs, i)
+			}
+		}
+		if len(out.VMs) > 1 {
+			t.problem.Groups = append(t.problem.Groups, out)
+		}
+	}
+}
+
+// noTarget says why the planner found no host for the VM.
+func (s *step) noTarget(t table, p *balance.Plan, id hypervisor.DomainID) hypervisor.Blocker {
+	d := s.where.domain[id]
+	out := hypervisor.Blocker{
+		Code: NoTarget, Detail: "no host can take it",
+		Remedy: "drover vm check " + d.Facts.Name + " shows what each host says",
+	}
+	k, known := t.index[id]
+	for _, b := range p.Blocked {
+		if !known || b.VM != k {
+			continue
+		}
+		out.Detail += ": " + strings.Trim(string(b.Why)+": "+b.Detail, ": ")
+	}
+	var why []string
+	for _, name := range s.Fleet.HostNames() {
+		if slices.Contains(s.r.Hosts, name) {
+			continue
+		}
+		if b := feasible.Target(s.Fleet, feasible.Request{Domain: d}, name); len(b) > 0 {
+			why = append(why, fmt.Sprintf("%s: %s", name, b[0].Detail))
+		}
+	}
+	if len(why) > maxReasons {
+		why = append(why[:maxReasons], fmt.Sprintf("and %d more", len(why)-maxReasons))
+	}
+	if len(why) > 0 {
+		out.Detail += " (" + strings.Join(why, "; ") + ")"
+	}
+	return out
+}
+
+// maxReasons is how many hosts a blocker's text names.
+const maxReasons = 5
