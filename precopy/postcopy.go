@@ -138,7 +138,7 @@ func (d *drive) following(s hypervisor.JobStats) string {
 	m := d.rec.current()
 	switch {
 	case s.PostcopyBroken:
-		return "post-copy is interrupted: the guest runs on " + m.Target + " and waits for memory that is still on " + m.Source
+		return "post-copy is interrupted: the guest on " + m.Target + " waits for memory that is still on " + m.Source
 	case s.Postcopy:
 		return "post-copy: the guest runs on " + m.Target + ", the rest follows"
 	}
@@ -164,7 +164,11 @@ func (d *drive) goOn(ctx context.Context) bool {
 		return true
 	}
 	d.log.Warn("post-copy does not go on yet", "err", err)
-	d.stands(interrupted, d.standstill(ctx, err))
+	since := d.rec.current().attempt().PostCopyBroken
+	if since == nil {
+		return false // it went on for a while: the next look tells
+	}
+	d.stands(interrupted, d.standstill(ctx, *since, err))
 	d.pause = min(max(2*d.pause, recoverLeast), recoverMost)
 	for next := time.Now().Add(d.pause); ctx.Err() == nil && time.Now().Before(next); {
 		select {
@@ -180,31 +184,29 @@ func (d *drive) goOn(ctx context.Context) bool {
 }
 
 // standstill says why a broken post-copy does not go on, and what a person must not do, or must.
-func (d *drive) standstill(ctx context.Context, cause error) string {
+func (d *drive) standstill(ctx context.Context, since time.Time, cause error) string {
 	m := d.rec.current()
 	dst, ok := d.sightTarget(ctx)
 	if ok && !dst.Active() {
 		return fmt.Sprintf("ALARM: post-copy was interrupted, and %s has the guest %s now: what %s still holds of it can't run any more; "+
-			"start it where its disks are current, end the paused rest (virsh -c ... destroy on %s), then: drover migration resolve",
+			"end it (virsh destroy on %s), start the guest where its disks are current, then: drover migration resolve",
 			m.Target, said(dst), m.Source, m.Source)
 	}
-	text := fmt.Sprintf("post-copy was interrupted at %s: the guest runs on %s and waits for memory that is still on %s; "+
-		"IT IS LOST IF EITHER SIDE IS STOPPED; ", m.attempt().brokenSince().UTC().Format(time.TimeOnly), m.Target, m.Source)
 	switch hypervisor.ClassOf(cause) {
 	case hypervisor.ClassUnsupported, hypervisor.ClassArgument, hypervisor.ClassDenied:
-		return "ALARM: " + text + "libvirt refuses to go on with it, a person must see to that (virsh migrate --postcopy --postcopy-resume): " + cause.Error()
+		return "ALARM: " + waits(m, since) + "libvirt refuses to go on with it, a person must see to that (virsh migrate --postcopy --postcopy-resume): " + cause.Error()
 	}
-	return text + "drover tries to go on by itself: " + cause.Error()
+	return waits(m, since) + "drover goes on by itself as soon as it can: " + cause.Error()
 }
 
-func (a Attempt) brokenSince() time.Time {
-	if a.PostCopyBroken == nil {
-		return time.Now()
-	}
-	return *a.PostCopyBroken
+// waits says how it stands with the guest of a broken post-copy, and the danger.
+func waits(m Stored, since time.Time) string {
+	return fmt.Sprintf("post-copy was interrupted at %s: the guest runs on %s and waits for memory that is still on %s; "+
+		"IT IS LOST IF EITHER SIDE IS STOPPED; ", since.UTC().Format(time.TimeOnly), m.Target, m.Source)
 }
 
-// broken notes since when the stream is broken.
+// broken notes since when the stream is broken, and says so. The call under way may take long to notice:
+// it ends when the target's side has.
 func (d *drive) broken() {
 	now := time.Now()
 	if d.rec.current().attempt().PostCopyBroken != nil {
@@ -221,6 +223,7 @@ func (d *drive) broken() {
 			}
 		})
 	})
+	d.stands(interrupted, waits(d.rec.current(), now)+"drover goes on by itself as soon as both sides have noticed")
 }
 
 // mended notes that a broken post-copy goes on, and for how long it did not.

@@ -109,7 +109,7 @@ func TestPostCopyInterrupted(t *testing.T) {
 			}
 			rec := w.store.get(w.id)
 			if rec.Phase != Unknown || rec.ReasonCode != interrupted || !rec.Split() || strings.Contains(rec.Reason, "ALARM") ||
-				!strings.Contains(rec.Reason, "drover tries to go on by itself") || !strings.Contains(rec.Reason, "runs on b") {
+				!strings.Contains(rec.Reason, "drover goes on by itself") || !strings.Contains(rec.Reason, "runs on b") {
 				w.t.Errorf("restart %v: while broken it is %s %q (%s)", restart, rec.Phase, rec.ReasonCode, rec.Reason)
 			}
 			rec = w.awaitFinal(6 * time.Minute)
