@@ -56,12 +56,15 @@ func drawProblem(t *rapid.T) *Problem {
 	return p
 }
 
-func drawOptions(t *rapid.T) Options {
+func drawOptions(t *rapid.T, p *Problem) Options {
 	o := Options{
 		Mode:      rapid.SampledFrom([]Mode{Balance, Consolidate, Drain}).Draw(t, "mode"),
 		Objective: rapid.SampledFrom([]Objective{Contention, Score}).Draw(t, "objective"),
 		MaxMoves:  rapid.IntRange(0, 5).Draw(t, "most moves"), MaxBytes: hypervisor.Bytes(rapid.IntRange(0, 20).Draw(t, "most GiB")) * gibB,
 		Evaluations: 3000, Explain: rapid.Bool().Draw(t, "explain"),
+	}
+	if !slices.ContainsFunc(p.Hosts, func(h Host) bool { return h.Draining }) && o.Mode == Drain {
+		o.Mode = Balance
 	}
 	if o.Objective == Score && rapid.Bool().Draw(t, "until given") {
 		o.Until = rapid.Float64Range(0.001, 0.5).Draw(t, "until")
@@ -170,7 +173,8 @@ func breaches(p *Problem, at []int) []int {
 
 func TestEveryPrefixHolds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, o := drawProblem(t), drawOptions(t)
+		p := drawProblem(t)
+		o := drawOptions(t, p)
 		plan, err := Make(p, o)
 		if err != nil {
 			t.Fatal(err)
@@ -181,7 +185,8 @@ func TestEveryPrefixHolds(t *testing.T) {
 
 func TestSameInputSamePlan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, o := drawProblem(t), drawOptions(t)
+		p := drawProblem(t)
+		o := drawOptions(t, p)
 		a, err := Make(p, o)
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +200,8 @@ func TestSameInputSamePlan(t *testing.T) {
 // The sums that are kept are those that a fresh count gives, whatever was moved.
 func TestSumsAreKept(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p, o := drawProblem(t), drawOptions(t)
+		p := drawProblem(t)
+		o := drawOptions(t, p)
 		o, _ = o.withDefaults()
 		s := newState(compile(p, o))
 		for range rapid.IntRange(0, 30).Draw(t, "moves") {
@@ -231,5 +237,101 @@ func same(t *rapid.T, what string, want, got totals) {
 		if math.Abs(d) > 1e-6 {
 			t.Fatalf("%s %s is off by %v: %+v, %+v", what, name, d, want, got)
 		}
+	}
+}
+
+// Annealing finds what trying every placement finds, or nearly: fleets of 3 hosts and 6 domains.
+func TestNearTheBest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := &Problem{}
+		for i := range 3 {
+			p.Hosts = append(p.Hosts, Host{Name: fmt.Sprint("h", i), Cores: 8, Memory: 32 * gibB, Link: 1.25e9})
+		}
+		for i := range 6 {
+			p.VMs = append(p.VMs, VM{
+				Name: fmt.Sprint("v", i), Host: rapid.IntRange(0, 2).Draw(t, "host"),
+				Memory: hypervisor.Bytes(rapid.IntRange(1, 8).Draw(t, "gib")) * gibB,
+				Mean:   Load{CPU: hypervisor.Cores(rapid.Float64Range(0, 4).Draw(t, "cpu"))},
+			})
+		}
+		o := Options{Objective: rapid.SampledFrom([]Objective{Contention, Score}).Draw(t, "objective")}
+		o, _ = o.withDefaults()
+		s := newState(compile(p, o))
+		x := newSearch(s, s.movable())
+		start, best := x.cost(&x.totals), math.Inf(1)
+		for k := range 729 {
+			for i := range s.items {
+				if h := int32(k % 3); s.at[i] != h {
+					s.move(int32(i), h)
+				}
+				k /= 3
+			}
+			fits := true
+			for h := range s.hosts {
+				fits = fits && s.mem[h] <= s.hosts[h].memMax && s.cpu[h] <= s.hosts[h].cpuMax
+			}
+			if fits {
+				best = min(best, x.cost(&x.totals))
+			}
+		}
+		s = newState(s.compiled)
+		found := find(s)
+		if got := found.cost(&found.totals); got > best+0.05*(start-best)+1e-6 {
+			t.Fatalf("from %.4f to %.4f, best is %.4f", start, got, best)
+		}
+	})
+}
+
+func TestExcess(t *testing.T) {
+	for _, tc := range []struct{ mean, variance, want float64 }{
+		{0, 0, 0}, {2, 0, 2}, {-2, 0, 0}, {0, 1, 0.3989}, {1, 1, 1.0833}, {-1, 1, 0.0833}, {-2, 4, 0.1666}, {50, 4, 50}, {-50, 4, 0},
+	} {
+		if got := excess(tc.mean, tc.variance); math.Abs(got-tc.want) > 2e-3 {
+			t.Errorf("excess(%v, %v) = %v, want %v", tc.mean, tc.variance, got, tc.want)
+		}
+	}
+}
+
+// A drain with room everywhere leaves nothing behind; one that can't be says of each VM why.
+func TestDrain(t *testing.T) {
+	p := &Problem{Hosts: []Host{
+		{Name: "a", Cores: 8, Memory: 32 * gibB, Link: 1.25e9, Draining: true},
+		{Name: "b", Cores: 8, Memory: 16 * gibB, Link: 1.25e9},
+		{Name: "c", Cores: 8, Memory: 16 * gibB, Link: 1.25e9},
+	}}
+	for i, size := range []hypervisor.Bytes{12, 4, 4, 2} {
+		p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", i), Memory: size * gibB, Mean: Load{CPU: 0.5}})
+	}
+	// What is on b has to make room for v0.
+	p.VMs = append(p.VMs, VM{Name: "w1", Host: 1, Memory: 6 * gibB}, VM{Name: "w2", Host: 2, Memory: 4 * gibB, Pinned: true})
+	plan, err := Make(p, Options{Mode: Drain})
+	if err != nil || plan.After.OnDraining != 0 || len(plan.Blocked) != 0 {
+		t.Errorf("%+v, %v: want nothing left", plan, err)
+	}
+	p.VMs[0].Memory, p.VMs[1].Pinned = 17*gibB, true
+	plan, err = Make(p, Options{Mode: Drain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]Why{}
+	for _, b := range plan.Blocked {
+		got[p.VMs[b.VM].Name] = b.Why
+	}
+	if want := map[string]Why{"v0": NoMemory, "v1": Pinned}; !reflect.DeepEqual(got, want) {
+		t.Errorf("blocked %v, want %v", got, want)
+	}
+}
+
+// Hosts are emptied as far as the reserve allows.
+func TestConsolidate(t *testing.T) {
+	p := &Problem{}
+	for i := range 4 {
+		p.Hosts = append(p.Hosts, Host{Name: fmt.Sprint("h", i), Cores: 8, Memory: 32 * gibB, Link: 1.25e9})
+		p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", i), Host: i, Memory: 8 * gibB, Mean: Load{CPU: 1}})
+	}
+	plan, err := Make(p, Options{Mode: Consolidate})
+	// A reserve of a fifth leaves room for three domains of 8 GiB on a host.
+	if err != nil || plan.After.HostsUsed != 2 || plan.After.MemMax > 0.8 {
+		t.Errorf("%+v, %v: want 2 hosts in use, none above 0.8", plan.After, err)
 	}
 }

@@ -55,6 +55,7 @@ type host struct {
 
 // group is a rule, with how many members are where.
 type group struct {
+	name    string
 	apart   bool
 	rank    int // preferred or required
 	members int32
@@ -261,7 +262,7 @@ func (c *compiled) compileGroups() {
 		if g.Required {
 			rank = required
 		}
-		c.groups = append(c.groups, group{apart: g.Apart, rank: rank, members: int32(len(g.VMs))})
+		c.groups = append(c.groups, group{name: g.Name, apart: g.Apart, rank: rank, members: int32(len(g.VMs))})
 		for _, i := range slices.Sorted(maps.Keys(members)) {
 			x := &c.items[i]
 			x.groups = append(x.groups, membership{k, members[i]})

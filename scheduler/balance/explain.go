@@ -16,12 +16,10 @@ func (x *search) explain(plan *Plan) {
 		if x.at[i] != x.items[i].home {
 			continue
 		}
-		asked := !x.hosts[x.at[i]].counts || x.breaks(i) && x.o.Mode != Drain
-		if _, gave := x.gaveUp[i]; gave && x.gaveUp[i].why != Bounded {
-			asked = true
-		}
+		gave, wanted := x.gaveUp[i]
+		asked := !x.hosts[x.at[i]].counts || x.breaks(i) && x.o.Mode != Drain || wanted && gave.why != Bounded
 		if asked || x.o.Explain {
-			x.block(plan, i)
+			x.block(plan, i, asked)
 		}
 	}
 	if !x.o.Explain {
@@ -34,9 +32,9 @@ func (x *search) explain(plan *Plan) {
 }
 
 // block adds the item's VMs to the plan's blocked ones.
-func (x *search) block(plan *Plan, i int32) {
+func (x *search) block(plan *Plan, i int32, asked bool) {
 	for _, v := range x.items[i].vms {
-		b := Blocked{VM: int(v), Why: x.stays(int(v)), Asked: !x.hosts[x.at[i]].counts}
+		b := Blocked{VM: int(v), Why: x.stays(int(v)), Asked: asked}
 		if gave, ok := x.gaveUp[i]; ok {
 			b.Why, b.Detail = gave.why, gave.detail
 		}
@@ -63,7 +61,7 @@ func (x *search) noHost(i int32) (Why, map[Why]int) {
 		}
 		count[why]++
 	}
-	if count[NotWorth] > 0 || len(count) == 0 {
+	if count[NotWorth] > 0 {
 		return NotWorth, count
 	}
 	most := Closed
@@ -78,7 +76,7 @@ func (x *search) noHost(i int32) (Why, map[Why]int) {
 // alternatives are the best other hosts for an item that moves, then refusals.
 func (x *search) alternatives(i int32) []Alternative {
 	var out []Alternative
-	value := x.value(&x.totals)
+	cost := x.cost(&x.totals)
 	for t := range x.hosts {
 		t := int32(t)
 		if t == x.at[i] {
@@ -87,7 +85,7 @@ func (x *search) alternatives(i int32) []Alternative {
 		a := Alternative{Host: int(t), Why: x.refuses(i, t)}
 		if a.Why == "" {
 			n := x.after(i, t)
-			a.Loss = x.value(&n) - value
+			a.Loss = x.cost(&n) - cost
 		}
 		out = append(out, a)
 	}

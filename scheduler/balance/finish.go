@@ -41,14 +41,17 @@ func (x *search) finish(plan *Plan, emptied map[int]bool) error {
 				after = append(after, first[a]+n)
 			}
 		}
-		gain, cause := x.gain(s.item), x.cause(s.item, emptied)
+		gain, cause, rule := x.gain(s.item), x.cause(s.item, emptied), ""
 		if s.leg == order.ToStaging {
 			cause = ToStage
+		}
+		if cause == ToMend {
+			rule = x.mends(s.item)
 		}
 		for _, v := range x.items[s.item].vms {
 			plan.Moves = append(plan.Moves, Move{
 				VM: int(v), From: int(s.from), To: int(s.to), Wave: s.wave, After: after,
-				Price: x.prices[v], Cause: cause, Gain: gain,
+				Price: x.prices[v], Cause: cause, Rule: rule, Gain: gain,
 			})
 		}
 	}
@@ -75,6 +78,21 @@ func (x *search) cause(i int32, emptied map[int]bool) Cause {
 		return ToRoom
 	}
 	return ToEven
+}
+
+// mends names a required rule that would be broken more with the item at home.
+func (x *search) mends(i int32) string {
+	for _, g := range x.items[i].groups {
+		r := &x.groups[g.group]
+		c := x.cell(g, x.at[i])
+		x.count[c] -= g.n
+		more := x.joining(g, x.items[i].home) > x.joining(g, x.at[i])
+		x.count[c] += g.n
+		if r.rank == required && more {
+			return r.name
+		}
+	}
+	return ""
 }
 
 // schedule turns items that have moved, the most valuable first, into steps. Items that can't be brought

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -23,6 +24,7 @@ type Move struct {
 	After []int
 	Price Price
 	Cause Cause
+	Rule  string // the group, where a rule is mended
 	// Gain is what the plan would lose without the move, in price units less its price (core-seconds, or GiB for a Score).
 	Gain float64
 	// Alternatives were other hosts for it, best first, if asked for.
@@ -39,7 +41,7 @@ type Alternative struct {
 // Blocked is a VM that stays though it was asked to move, or, if explained, any that stays.
 type Blocked struct {
 	VM     int
-	Asked  bool // its host is to be emptied
+	Asked  bool // its host is to be emptied, it breaks a rule, or others need its move
 	Why    Why
 	Detail string
 	// Hosts counts the hosts that refuse it, by reason.
@@ -59,15 +61,21 @@ const (
 	ToStage Cause = "staging"   // on its way: of those that wait for each other's room, one steps aside
 )
 
-// Metrics describe a placement. Utilisations are shares of what domains may use.
+// Metrics describe a placement. Utilisations are shares of what domains may use; draining hosts count only
+// for what is left on them.
 type Metrics struct {
-	Score               float64 // standard deviations of hosts' free memory and CPU load, as shares of all
-	CPUStd, CPUMax      float64
-	MemStd, MemMax      float64
-	Contention          float64 // core-seconds per second, expected
-	Broken, Unpreferred int     // breaches of required and preferred rules
-	OnDraining          int     // domains on draining hosts
-	HostsUsed           int
+	// Score is the sum of the standard deviations of hosts' free memory and CPU load, as shares of all they have.
+	Score  float64 `json:"score"`
+	CPUStd float64 `json:"cpu_std"`
+	CPUMax float64 `json:"cpu_max"`
+	MemStd float64 `json:"mem_std"`
+	MemMax float64 `json:"mem_max"`
+	// Contention is what domains are expected to ask for and not to get, in cores.
+	Contention  float64 `json:"contention_cores"`
+	Broken      int     `json:"broken_rules"`       // breaches of required rules
+	Unpreferred int     `json:"broken_preferences"` // breaches of preferred ones
+	OnDraining  int     `json:"vms_on_draining"`
+	HostsUsed   int     `json:"hosts_used"`
 }
 
 // evaluationsFor is the default budget: some thousand for each item that may move, but no more than takes a
@@ -84,6 +92,9 @@ func Make(p *Problem, o Options) (*Plan, error) {
 	}
 	if err := p.Validate(); err != nil {
 		return nil, err
+	}
+	if o.Mode == Drain && !slices.ContainsFunc(p.Hosts, func(h Host) bool { return h.Draining }) {
+		return nil, fmt.Errorf("%w: a drain of no host", ErrOptions)
 	}
 	var emptied map[int]bool
 	if o.Mode == Consolidate {

@@ -5,6 +5,8 @@ import "math"
 const (
 	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one.
 	hottest, coldest = 0.15, 0.01
+	// It starts hotter where there is more to gain than that: at this share of what each item has a part in.
+	hotShare = 0.05
 	// firstUntil is how many moves a Score of 1 is worth at first, where a Score is asked for.
 	firstUntil = 500
 	// firmer is how often the search goes on for a bound that is not kept, each time for that part of the
@@ -147,7 +149,11 @@ func (x *search) anneal(budget int) {
 		return
 	}
 	x.note()
-	x.cool(budget, hottest)
+	from := hottest
+	if x.until.limit == 0 {
+		from = max(from, hotShare*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
+	}
+	x.cool(budget, from)
 	x.restore()
 	for range firmer {
 		if x.excess(&x.totals) == 0 {
@@ -191,6 +197,8 @@ func (x *search) cool(budget int, from float64) {
 func (x *search) step(current, allowed float64) float64 {
 	kind := x.rng.below(16)
 	switch {
+	case kind == 0:
+		return x.swap(current, allowed)
 	case kind < 6 || len(x.moved) == 0:
 		return x.relocate(x.pick(), x.target(), current, allowed)
 	case kind < 8:
@@ -218,6 +226,15 @@ func (x *search) replace(anyone bool, current, allowed float64) float64 {
 	}
 	there := x.on[home]
 	if len(there) == 0 {
+		return current
+	}
+	return x.trade(i, there[x.rng.below(len(there))], current, allowed)
+}
+
+// swap exchanges an item of a full host with one of an empty host.
+func (x *search) swap(current, allowed float64) float64 {
+	i, there := x.pick(), x.on[x.target()]
+	if i < 0 || len(there) == 0 {
 		return current
 	}
 	return x.trade(i, there[x.rng.below(len(there))], current, allowed)
