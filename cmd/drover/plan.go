@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"drover/cmd/internal/cliargs"
-	"drover/cmd/internal/out"
 	"drover/hypervisor"
 	"drover/scheduler/balance"
 )
@@ -18,7 +18,7 @@ func planCommand() *cli.Command {
 		Name: "plan", Usage: "which VMs to move where, and why; moves nothing",
 		Description: "Reads the planner's input, as \"drover snapshot\" writes it, and shows the plan.\n" +
 			"The same input and options give the same plan.\n\n" +
-			"Exit status 3 when VMs that were to move can't.",
+			"Exit status 3 when VMs that were to move can't, or --until is not reached.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "from", Usage: "the planner's input: a `FILE`, or - for stdin"},
 			&cli.StringFlag{Name: "mode", Value: string(balance.Balance), Usage: "what for: `MODE` balance, consolidate or drain"},
@@ -53,8 +53,21 @@ func showPlan(c *cli.Context) error {
 	if err != nil {
 		return usageIf(c, err, balance.ErrOptions)
 	}
-	v := planViewOf(p, plan)
-	return f.Print(c.App.Writer, v, v.table)
+	v := planViewOf(p, plan, c.Bool("explain"))
+	if err := f.Print(c.App.Writer, v, v.table); err != nil {
+		return err
+	}
+	var left []string
+	if n := len(v.Blocked); n > 0 {
+		left = append(left, fmt.Sprintf("%d VMs that were to move can't", n))
+	}
+	if u := c.Float64("until"); u > 0 && plan.After.Score > u {
+		left = append(left, fmt.Sprintf("a score of %.5f is the least found, %.5f was asked for", plan.After.Score, u))
+	}
+	if len(left) > 0 {
+		return cli.Exit(strings.Join(left, "; "), cliargs.ExitPartial)
+	}
+	return nil
 }
 
 // planProblem reads the file that --from names.
@@ -87,55 +100,4 @@ func planProblem(c *cli.Context) (*balance.Problem, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return p, nil
-}
-
-// planView is the answer; its names are a contract with outside tools.
-type planView struct {
-	Moves   []planMove      `json:"moves"`
-	Before  balance.Metrics `json:"before"`
-	After   balance.Metrics `json:"after"`
-	Blocked []planBlocked   `json:"blocked"`
-}
-
-type planMove struct {
-	VM       string       `json:"vm"`
-	From     string       `json:"from"`
-	To       string       `json:"to"`
-	Wave     int          `json:"wave"`
-	After    []int        `json:"after,omitempty"`
-	Reason   string       `json:"reason"`
-	MemMiB   float64      `json:"mem_mib"`
-	Forecast planForecast `json:"forecast"`
-}
-
-type planForecast struct {
-	Seconds float64          `json:"seconds"`
-	Bytes   hypervisor.Bytes `json:"bytes"`
-	PauseMS int64            `json:"pause_ms"`
-}
-
-type planBlocked struct {
-	VM     string `json:"vm"`
-	Reason string `json:"reason"`
-}
-
-func planViewOf(p *balance.Problem, plan *balance.Plan) planView {
-	v := planView{Moves: []planMove{}, Before: plan.Before, After: plan.After, Blocked: []planBlocked{}}
-	for _, m := range plan.Moves {
-		vm := &p.VMs[m.VM]
-		v.Moves = append(v.Moves, planMove{
-			VM: vm.Name, From: p.Hosts[m.From].Name, To: p.Hosts[m.To].Name, Wave: m.Wave, After: m.After,
-			Reason: string(m.Cause), MemMiB: mib(vm.Memory),
-			Forecast: planForecast{Seconds: m.Price.Duration.Seconds(), Bytes: m.Price.Bytes, PauseMS: m.Price.Pause.Milliseconds()},
-		})
-	}
-	return v
-}
-
-func (v planView) table() out.Table {
-	t := out.Table{Head: []string{"VM", "FROM", "TO", "WAVE"}, None: "nothing is worth moving"}
-	for _, m := range v.Moves {
-		t.Add(m.VM, m.From, m.To, fmt.Sprint(m.Wave))
-	}
-	return t
 }
