@@ -1,4 +1,26 @@
-// Package tune decides, while a pre-copy migration runs, what to do about it: wait, change the
-// downtime limit, or give up. It is pure: Step takes one reading of the job and the time, and
-// returns an action and the reason. The caller carries the action out.
+// Package tune decides, while a pre-copy migration runs, what to do about it. It is pure: Step takes
+// one reading of the job, and returns what to do now and the reason. What is to be kept in force (the
+// downtime limit, the guest's share of its CPU, the stream's cap) the caller asks for after each step
+// and brings about.
+//
+// # How drover's controller goes about it
+//
+//	first pass -> fit growth (precopy/model) at the beginning of each pass -> does it converge?
+//	  yes: the least downtime limit that hardly delays the end; a slower guest for the last passes where
+//	       a second lost saves several
+//	  no:  limit up to the promise, wait for a dip of periodic load
+//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later
+//	       limit up to the ceiling
+//	       post-copy where allowed, else give up: which says what would have to change
+//
+// A downtime limit bounds only the sending in a pause, so switchover is taken off the promise first.
+// What QEMU compares with the limit is what is left, uncompressed, at the bandwidth of the link: where
+// pages shrink, the limit is larger than the pause that it stands for.
+//
+// A slowed guest loses least when it is slowed much for a short time, at the end: with a rest R, the
+// bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
+// 1 - q is lost. So the guest is slowed in the last passes only, to no less than leastShare.
+//
+// The rooms: tuner.go (what goes in and comes out), controller.go (the above), pace.go (the stream's
+// cap), fixed.go (the schedules of other managers, to compare with).
 package tune
