@@ -107,19 +107,25 @@ func unanswered(host, source string, err error) hypervisor.Blocker {
 
 // CheckAll runs Preflight against every given host at once.
 func CheckAll(ctx context.Context, ask Asker, s *fleet.Snapshot, r feasible.Request, hosts []string) map[string][]hypervisor.Blocker {
-	results := make([][]hypervisor.Blocker, len(hosts))
-	var g errgroup.Group
-	g.SetLimit(16)
-	for i, h := range hosts {
-		g.Go(func() error {
-			results[i] = Preflight(ctx, ask, s, r, h)
-			return nil
-		})
-	}
-	_ = g.Wait()
+	results := AskEach(hosts, func(h string) []hypervisor.Blocker { return Preflight(ctx, ask, s, r, h) })
 	out := make(map[string][]hypervisor.Blocker, len(hosts))
 	for i, h := range hosts {
 		out[h] = results[i]
 	}
 	return out
+}
+
+// AskEach asks about each of many things, some at once, and returns the answers in their order.
+func AskEach[T any](about []T, ask func(T) []hypervisor.Blocker) [][]hypervisor.Blocker {
+	results := make([][]hypervisor.Blocker, len(about))
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i, x := range about {
+		g.Go(func() error {
+			results[i] = ask(x)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return results
 }

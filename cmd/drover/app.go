@@ -31,7 +31,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		HideVersion:          true, // "drover version" says more
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
-			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(),
+			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(), runCommand(),
 			policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(), planCommand(),
 			schedulerCommand(), storeCommand(), pkiCommand(),
 			completionCommand(), versionCommand(),

@@ -23,7 +23,7 @@ const cordonHolder = "admin"
 func hostCommand() *cli.Command {
 	reason := &cli.StringFlag{Name: "reason", Usage: "why, for others to read"}
 	return &cli.Command{
-		Name: "host", Usage: "KVM hosts: list, look at, cordon",
+		Name: "host", Usage: "KVM hosts: list, look at, cordon, drain and restore",
 		Subcommands: []*cli.Command{
 			{
 				Name: "list", Aliases: []string{"ls"}, Usage: "all hosts with their load",
@@ -45,7 +45,7 @@ func hostCommand() *cli.Command {
 					"that run gives it up.",
 				Action: cordonAction(false),
 			},
-			hostCheckCommand(), forgetCommand(),
+			drainCommand(), restoreCommand(), hostCheckCommand(), forgetCommand(),
 		},
 	}
 }

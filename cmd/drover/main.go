@@ -1,7 +1,7 @@
 // Command drover is the admin's side of a fleet of KVM hosts, and its scheduler.
 //
 // main.go starts it, app.go lists the commands, session.go reaches the store; every noun has a file
-// of its own. run.go wires the scheduler: all its parts in one visible place.
+// of its own. scheduler.go wires the scheduler: all its parts in one visible place.
 package main
 
 import (

@@ -56,7 +56,7 @@ const (
 	// maxTries is how often a VM is tried before it is given up, unless the run waits.
 	maxTries = 3
 	// firstPause is the pause after a failed try, doubled with each until lastPause.
-	firstPause = 5 * time.Second
+	firstPause = 2 * time.Second
 	lastPause  = 2 * time.Minute
 	// keptTries bounds the record of a run that waits for long.
 	keptTries = 5
