@@ -310,16 +310,12 @@ func sortSteps(steps []step) {
 // replays: every prefix of the steps keeps the limits and breaks no required rule more than before.
 func (x *search) replays(steps []step) bool {
 	now := newState(x.compiled)
-	broken := now.broken[required]
 	for k := range steps {
 		s := &steps[k]
-		if now.at[s.item] != s.from || !now.fits(s.item, s.to) {
+		if now.at[s.item] != s.from || !now.fits(s.item, s.to) || now.worsens(s.item, s.to) {
 			return false
 		}
 		now.move(s.item, s.to)
-		if now.broken[required] > broken {
-			return false
-		}
 	}
 	return true
 }
@@ -328,13 +324,11 @@ func (x *search) replays(steps []step) bool {
 // others go home.
 func (x *search) oneByOne(items []int32) []step {
 	now := newState(x.compiled)
-	broken := now.broken[required]
 	var steps []step
 	var left []int32
 	for _, i := range items {
 		t := x.at[i]
-		n := now.after(i, t)
-		if t == x.items[i].home || !now.fits(i, t) || n.broken[required] > broken {
+		if t == x.items[i].home || !now.fits(i, t) || now.worsens(i, t) {
 			left = append(left, i)
 			continue
 		}

@@ -7,6 +7,8 @@ const (
 	hottest, coldest = 0.15, 0.01
 	// It starts hotter where there is more to gain than that: at this share of what each item has a part in.
 	hotShare = 0.05
+	// With fewer items than that each is much of the whole: it starts at the price of one, or at all its share.
+	fewItems = 100
 	// firstUntil is how many moves a Score of 1 is worth at first, where a Score is asked for.
 	firstUntil = 500
 	// firmer is how often the search goes on for a bound that is not kept, each time for that part of the
@@ -149,9 +151,12 @@ func (x *search) anneal(budget int) {
 		return
 	}
 	x.note()
-	from := hottest
+	from, share := float64(hottest), float64(hotShare)
+	if len(x.movers) < fewItems {
+		from, share = 1, 1
+	}
 	if x.until.limit == 0 {
-		from = max(from, hotShare*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
+		from = max(from, share*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
 	}
 	x.cool(budget, from)
 	x.restore()

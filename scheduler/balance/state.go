@@ -282,6 +282,24 @@ func (s *state) meets(i, t int32) bool {
 	return false
 }
 
+// worsens: the move would break one of the item's required rules more than it is.
+func (s *state) worsens(i, t int32) bool {
+	from := s.at[i]
+	for _, g := range s.items[i].groups {
+		if s.groups[g.group].rank != required {
+			continue
+		}
+		c := s.cell(g, from)
+		s.count[c] -= g.n
+		more := s.joining(g, t) > s.joining(g, from)
+		s.count[c] += g.n
+		if more {
+			return true
+		}
+	}
+	return false
+}
+
 // share: two items are in one group.
 func (s *state) share(i, j int32) bool {
 	for _, g := range s.items[i].groups {
