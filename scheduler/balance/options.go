@@ -73,7 +73,7 @@ const (
 	defaultReserve  = 0.2
 	defaultKnee     = 0.8
 	defaultEven     = 0.02
-	defaultMoveGiB  = 15
+	defaultMoveGiB  = 25
 	defaultScoreGiB = 1e6
 	cpuLimit        = 1.0 // of a host's cores, that no move may exceed
 )
