@@ -21,7 +21,8 @@ type whereabouts struct {
 	moving map[hypervisor.DomainID]string
 }
 
-func locate(s *fleet.Snapshot) whereabouts {
+// locate looks at the hosts named, and at those that domains are leaving; at all hosts if none are named.
+func locate(s *fleet.Snapshot, hosts []string) whereabouts {
 	w := whereabouts{
 		at: map[hypervisor.DomainID]string{}, on: map[string][]hypervisor.DomainID{},
 		domain: map[hypervisor.DomainID]fleet.Domain{}, moving: map[hypervisor.DomainID]string{},
@@ -35,9 +36,16 @@ func locate(s *fleet.Snapshot) whereabouts {
 			}
 		}
 	}
-	for _, name := range s.HostNames() {
+	if len(hosts) == 0 {
+		hosts = s.HostNames()
+	} else {
+		hosts = slices.AppendSeq(slices.Clone(hosts), maps.Values(source))
+		slices.Sort(hosts)
+		hosts = slices.Compact(hosts)
+	}
+	for _, name := range hosts {
 		h := s.Hosts[name]
-		if feasible.Up(s, h) != nil {
+		if h == nil || feasible.Up(s, h) != nil {
 			continue
 		}
 		loads := make(map[hypervisor.DomainID]hypervisor.DomainLoad, len(h.Load.Domains))

@@ -40,6 +40,7 @@ func (s *step) plan() {
 	if len(wanted) == 0 {
 		return
 	}
+	s.where = locate(s.Fleet, nil)
 	t := s.table(wanted, false)
 	found, err := t.make()
 	if err == nil && slices.ContainsFunc(found.Blocked, func(b balance.Blocked) bool { return b.Asked }) {

@@ -21,7 +21,7 @@ const previewRounds = 4
 // they were to are planned elsewhere. A run that can't begin is refused.
 func Preview(in Input, ask func([]Question) [][]hypervisor.Blocker) fleet.Run {
 	in.Run.OnBlocked = fleet.BlockedSkip
-	s := &step{Input: in, r: in.Run.Run, where: locate(in.Fleet)}
+	s := &step{Input: in, r: in.Run.Run, where: locate(in.Fleet, nil)}
 	if why := s.closed(); why != "" {
 		s.end(fleet.RunRefused, why)
 		return s.r

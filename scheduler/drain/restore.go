@@ -54,7 +54,7 @@ type Origin struct {
 // Origins are the VMs that the hosts' drains moved away and that belong there, in order of name: those still
 // where the last of these drains put them, and not moved by a person since.
 func Origins(s *fleet.Snapshot, hosts []string) []Origin {
-	return origins(s, locate(s), hosts)
+	return origins(s, locate(s, nil), hosts)
 }
 
 func origins(s *fleet.Snapshot, where whereabouts, hosts []string) []Origin {

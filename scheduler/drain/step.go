@@ -74,11 +74,12 @@ type step struct {
 
 // Step takes an unfinished run one step on. Requests follow from the run as given: they may be carried out at once.
 func Step(in Input) (fleet.Run, []Request) {
-	s := &step{Input: in, r: in.Run.Run, where: locate(in.Fleet)}
+	s := &step{Input: in, r: in.Run.Run}
 	s.r.Moves, s.r.Blocked = slices.Clone(in.Run.Moves), slices.Clone(in.Run.Blocked)
 	if s.r.Moves == nil {
 		s.r.Moves = []fleet.RunMove{}
 	}
+	s.where = locate(in.Fleet, s.concerned())
 	switch {
 	case s.r.Phase == fleet.RunRequested && s.r.Cancel != nil:
 		s.end(fleet.RunCancelled, "cancelled by "+s.r.Cancel.By+" before it began")
@@ -89,6 +90,20 @@ func Step(in Input) (fleet.Run, []Request) {
 	}
 	s.look()
 	return s.r, s.requests
+}
+
+// concerned are the hosts that a run has to look at in every step; a plan looks at all.
+func (s *step) concerned() []string {
+	if s.r.Phase == fleet.RunRequested {
+		return nil
+	}
+	out := slices.Clone(s.r.Hosts)
+	for _, m := range s.r.Moves {
+		if !m.State.Final() {
+			out = append(out, m.From)
+		}
+	}
+	return out
 }
 
 // Same reports whether a run that a step gave says nothing new: nothing at all, or only an outlook that is
