@@ -322,6 +322,19 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A drain with room moves what is on the host, and nothing else.
+func TestDrainMovesNothingElse(t *testing.T) {
+	p := &Problem{Hosts: []Host{{Name: "a", Cores: 8, Memory: 64 * gibB, Link: 1.25e9, Draining: true}}}
+	for i := range 12 {
+		p.Hosts = append(p.Hosts, Host{Name: fmt.Sprint("h", i), Cores: 8, Memory: 64 * gibB, Link: 1.25e9})
+		p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", i), Host: i % 3, Memory: 8 * gibB, Mean: Load{CPU: 1.5}})
+	}
+	plan, err := Make(p, Options{Mode: Drain})
+	if err != nil || len(plan.Moves) != 4 || plan.After.OnDraining != 0 {
+		t.Errorf("%d moves, %+v, %v: want the 4 that are on the host", len(plan.Moves), plan.After, err)
+	}
+}
+
 // Hosts are emptied as far as the reserve allows.
 func TestConsolidate(t *testing.T) {
 	p := &Problem{}

@@ -129,7 +129,7 @@ func find(s *state) *search {
 	if s.o.Mode == Drain {
 		if slices.ContainsFunc(must, func(i int32) bool { return !s.hosts[s.at[i]].counts }) {
 			// There is no room as things are: others may make it.
-			x.movers = all
+			x.allow(all)
 		} else if len(must) > 0 {
 			budget = min(budget, 2000*len(must))
 		}

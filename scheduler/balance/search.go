@@ -99,6 +99,7 @@ type search struct {
 	*state
 	rng         random
 	movers      []int32 // items that may move
+	may         []bool  // by item: it is one of these
 	until       bound
 	maxMoves    bound
 	maxGiB      bound
@@ -110,11 +111,20 @@ type search struct {
 
 func newSearch(s *state, movers []int32) *search {
 	o := &s.o
-	x := &search{state: s, rng: random(o.Seed + 1), movers: movers, bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}}
+	x := &search{state: s, rng: random(o.Seed + 1), bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}}
+	x.allow(movers)
 	x.until = bound{limit: o.Until, weight: firstUntil * s.meanItem, first: firstUntil * s.meanItem}
 	x.maxMoves = bound{limit: float64(o.MaxMoves), weight: s.meanItem, first: s.meanItem}
 	x.maxGiB = bound{limit: float64(o.MaxBytes) / gib, weight: s.meanItem / 8, first: s.meanItem / 8}
 	return x
+}
+
+// allow says which items may move.
+func (x *search) allow(movers []int32) {
+	x.movers, x.may = movers, make([]bool, len(x.items))
+	for _, i := range movers {
+		x.may[i] = true
+	}
 }
 
 // value is what the search makes small, in price units.
@@ -251,7 +261,7 @@ func (x *search) trade(i, j int32, current, allowed float64) float64 {
 	if len(a.groups) > 0 && len(b.groups) > 0 && x.share(i, j) {
 		return x.both(i, x.at[j], j, x.at[i], current, allowed)
 	}
-	if x.at[i] == x.at[j] || !a.movable || !b.movable {
+	if x.at[i] == x.at[j] || !x.may[i] || !x.may[j] {
 		return current
 	}
 	n, ok := x.traded(i, j)
@@ -299,7 +309,7 @@ func (x *search) target() int32 {
 }
 
 func (x *search) relocate(i, t int32, current, allowed float64) float64 {
-	if i < 0 || t == x.at[i] || !x.items[i].movable || !x.fits(i, t) {
+	if i < 0 || t == x.at[i] || !x.may[i] || !x.fits(i, t) {
 		return current
 	}
 	n := x.after(i, t)
@@ -313,7 +323,7 @@ func (x *search) relocate(i, t int32, current, allowed float64) float64 {
 
 // both moves two items at once.
 func (x *search) both(i, ti, j, tj int32, current, allowed float64) float64 {
-	if i < 0 || j < 0 || i == j || ti == x.at[i] || tj == x.at[j] || !x.items[i].movable || !x.items[j].movable {
+	if i < 0 || j < 0 || i == j || ti == x.at[i] || tj == x.at[j] || !x.may[i] || !x.may[j] {
 		return current
 	}
 	fi, fj := x.at[i], x.at[j]
