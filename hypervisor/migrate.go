@@ -26,6 +26,9 @@ type MigrateSpec struct {
 	// CopyDisks are the disks (targets such as "vda") to copy; the files must exist on the target.
 	CopyDisks []string
 	Strategy  Strategy
+	// TargetLibvirt is the version of the target's libvirt, 0 if it is not known: some crash when a broken
+	// post-copy is to go on there.
+	TargetLibvirt uint32
 	// Proceed, if set, is called once, as the last thing before libvirt is asked to migrate. Its error
 	// is in what Migrate returns (errors.Is, ClassUnavailable), and nothing was begun then. It does not
 	// block for long, and may be called on another goroutine.

@@ -27,13 +27,17 @@ type node struct {
 	// slowCall is the nanoseconds that the hypervisor takes before it makes the migrate call.
 	slowCall atomic.Int64
 	flaky    atomic.Int64 // how many more times the downtime limit can't be set
+	unfit    atomic.Int64 // how many more times a broken post-copy can't go on with this libvirt
 	disks    atomic.Bool  // files for a storage copy were made here and not removed
 	brakes   *brakes      // nil: guests can't be slowed here
 }
 
+// simLibvirt is the version that agents answer.
+const simLibvirt = 11_004_000
+
 // answer is what the host's agent says when asked.
 func (n *node) answer(ctx context.Context, q Question) (Answer, error) {
-	a := Answer{Nonce: q.Nonce, Host: n.host.Name()}
+	a := Answer{Nonce: q.Nonce, Host: n.host.Name(), Libvirt: simLibvirt}
 	switch q.Kind {
 	case AskSight:
 		s, err := n.host.Sight(ctx, q.Domain)
@@ -273,7 +277,15 @@ func (g gatedMigrator) StartPostCopy(ctx context.Context, id hypervisor.DomainID
 }
 
 func (g gatedMigrator) Recover(ctx context.Context, spec hypervisor.MigrateSpec) error {
-	return gatedErr(g.a, "recover", func() error { return g.a.node.host.Recover(ctx, spec) })
+	return gatedErr(g.a, "recover", func() error {
+		if spec.TargetLibvirt != simLibvirt && spec.TargetLibvirt != 0 {
+			g.a.node.w.t.Errorf("recovery takes the target's libvirt for %d", spec.TargetLibvirt)
+		}
+		if g.a.node.unfit.Add(-1) >= 0 {
+			return &hypervisor.Error{Op: "recover", Domain: spec.Domain, Class: hypervisor.ClassUnsupported, Message: "the target's libvirt would crash of it"}
+		}
+		return g.a.node.host.Recover(ctx, spec)
+	})
 }
 
 func (g gatedMigrator) Resume(ctx context.Context, id hypervisor.DomainID) error {

@@ -35,10 +35,13 @@ type Question struct {
 
 // Answer is an agent's answer; it was sampled after the question was seen.
 type Answer struct {
-	Schema     int                    `json:"schema"`
-	Nonce      string                 `json:"nonce"`
-	Host       string                 `json:"host"`
-	SampledAt  time.Time              `json:"sampled_at"`
+	Schema    int       `json:"schema"`
+	Nonce     string    `json:"nonce"`
+	Host      string    `json:"host"`
+	SampledAt time.Time `json:"sampled_at"`
+	// Libvirt is the version of the host's libvirt, in its own notation; 0 if it is not known. It is there
+	// with an Error too.
+	Libvirt    uint32                 `json:"libvirt,omitempty"`
 	Sighting   *hypervisor.Sighting   `json:"sighting,omitempty"`
 	Inspection *hypervisor.Inspection `json:"inspection,omitempty"`
 	Blockers   []hypervisor.Blocker   `json:"blockers,omitempty"`

@@ -92,14 +92,21 @@ func (d *drive) resolve(ctx context.Context, cause error) bool {
 }
 
 func (d *drive) sightTarget(ctx context.Context) (hypervisor.Sighting, bool) {
+	s, _, ok := d.askTarget(ctx)
+	return s, ok
+}
+
+// askTarget asks the target's agent what its libvirt has of the domain, and for that libvirt's version,
+// which may be known where the former is not.
+func (d *drive) askTarget(ctx context.Context) (hypervisor.Sighting, uint32, bool) {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
 	a, err := d.w.Queue.Ask(ctx, d.rec.current().Target, Question{Kind: AskSight, Domain: d.domain})
 	if err != nil || a.Error != "" || a.Sighting == nil {
 		d.log.Info("the target could not be asked", "err", err, "answer", a.Error)
-		return hypervisor.Sighting{}, false
+		return hypervisor.Sighting{}, a.Libvirt, false
 	}
-	return *a.Sighting, true
+	return *a.Sighting, a.Libvirt, true
 }
 
 // judge acts on a verdict; true when the migration has ended by it.

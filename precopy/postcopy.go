@@ -150,8 +150,10 @@ func (d *drive) following(s hypervisor.JobStats) string {
 // part of its memory is only here.
 func (d *drive) goOn(ctx context.Context) bool {
 	d.broken()
+	dst, version, seen := d.askTarget(ctx)
 	result := make(chan error, 1)
 	spec := d.spec()
+	spec.TargetLibvirt = version
 	d.w.wg.Go(func() { result <- d.w.Migrator.Recover(ctx, spec) })
 	d.begunOnce()
 	err := d.watch(ctx, result)
@@ -168,7 +170,11 @@ func (d *drive) goOn(ctx context.Context) bool {
 	if since == nil {
 		return false // it went on for a while: the next look tells
 	}
-	d.stands(interrupted, d.standstill(ctx, *since, err))
+	if seen && !dst.Active() {
+		d.stands(interrupted, d.lost(dst))
+	} else {
+		d.stands(interrupted, d.standstill(*since, err))
+	}
 	d.pause = min(max(2*d.pause, recoverLeast), recoverMost)
 	for next := time.Now().Add(d.pause); ctx.Err() == nil && time.Now().Before(next); {
 		select {
@@ -183,20 +189,22 @@ func (d *drive) goOn(ctx context.Context) bool {
 	return false
 }
 
-// standstill says why a broken post-copy does not go on, and what a person must not do, or must.
-func (d *drive) standstill(ctx context.Context, since time.Time, cause error) string {
+// lost says what is left of a guest that ended on the target in the middle of post-copy.
+func (d *drive) lost(dst hypervisor.Sighting) string {
 	m := d.rec.current()
-	dst, ok := d.sightTarget(ctx)
-	if ok && !dst.Active() {
-		return fmt.Sprintf("ALARM: post-copy was interrupted, and %s has the guest %s now: what %s still holds of it can't run any more; "+
-			"end it (virsh destroy on %s), start the guest where its disks are current, then: drover migration resolve",
-			m.Target, said(dst), m.Source, m.Source)
-	}
+	return fmt.Sprintf("ALARM: post-copy was interrupted, and %s has the guest %s now: what %s still holds of it can't run any more; "+
+		"end it (virsh destroy on %s), start the guest where its disks are current, then: drover migration resolve",
+		m.Target, said(dst), m.Source, m.Source)
+}
+
+// standstill says why a broken post-copy does not go on, and what a person must not do, or must.
+func (d *drive) standstill(since time.Time, cause error) string {
+	text := waits(d.rec.current(), since) + "drover goes on by itself as soon as it can: " + cause.Error()
 	switch hypervisor.ClassOf(cause) {
 	case hypervisor.ClassUnsupported, hypervisor.ClassArgument, hypervisor.ClassDenied:
-		return "ALARM: " + waits(m, since) + "libvirt refuses to go on with it, a person must see to that (virsh migrate --postcopy --postcopy-resume): " + cause.Error()
+		return "ALARM: a person must see to this: " + text
 	}
-	return waits(m, since) + "drover goes on by itself as soon as it can: " + cause.Error()
+	return text
 }
 
 // waits says how it stands with the guest of a broken post-copy, and the danger.

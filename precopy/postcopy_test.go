@@ -130,6 +130,27 @@ func TestPostCopyInterrupted(t *testing.T) {
 	}
 }
 
+// TestPostCopyCantBeRecovered has a libvirt that can't go on: a person is asked, and when the person has
+// brought another, it goes on by itself.
+func TestPostCopyCantBeRecovered(t *testing.T) {
+	inWorld(t, hopeless, func(w *world) {
+		w.fleet.Inject(sim.Fault{Kind: sim.PostcopyCut, Moment: sim.AtPostcopy, After: 300 * time.Millisecond})
+		w.src.unfit.Store(8)
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		time.Sleep(time.Minute)
+		rec := w.store.get(w.id)
+		if rec.Phase != Unknown || !strings.HasPrefix(rec.Reason, "ALARM: a person must see to this") || !strings.Contains(rec.Reason, "would crash of it") {
+			w.t.Errorf("it is %s (%s), want an alarm that says why", rec.Phase, rec.Reason)
+		}
+		rec = w.awaitFinal(10 * time.Minute)
+		w.report(w.problems(true))
+		if rec.Phase != Done || w.src.unfit.Load() >= 0 {
+			w.t.Errorf("ended %s (%s), want it to go on when it can", rec.Phase, rec.Reason)
+		}
+	})
+}
+
 // TestPostCopyTargetLost ends the target, and with it the guest: what is left is for a person, and
 // nothing is touched before, or after the person has said that it runs there.
 func TestPostCopyTargetLost(t *testing.T) {

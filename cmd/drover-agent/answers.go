@@ -27,7 +27,7 @@ func timeFor(k precopy.QuestionKind) time.Duration {
 func (a *agent) answer(ctx context.Context, q precopy.Question) precopy.Answer {
 	ctx, cancel := context.WithTimeout(ctx, timeFor(q.Kind))
 	defer cancel()
-	out := precopy.Answer{Schema: precopy.Schema, Nonce: q.Nonce, Host: a.conf.Name, SampledAt: time.Now()}
+	out := precopy.Answer{Schema: precopy.Schema, Nonce: q.Nonce, Host: a.conf.Name, SampledAt: time.Now(), Libvirt: a.host.LibvirtVersion()}
 	if err := a.find(ctx, q, &out); err != nil {
 		out.Error = err.Error()
 	}

@@ -22,7 +22,7 @@ func (a *agent) peerReport(ctx context.Context, peers []hypervisor.Peer) *hyperv
 	if len(peers) > 0 {
 		report.Findings = peercheck.Peers(ctx, cfg, peers)
 	} else {
-		report.Findings = append(peercheck.Certificates(cfg, now), locks(settings), postCopy(settings))
+		report.Findings = append(peercheck.Certificates(cfg, now), locks(settings), postCopy(settings, a.host.LibvirtVersion()))
 	}
 	for i := range report.Findings {
 		report.Findings[i].Host = a.conf.Name
@@ -42,11 +42,15 @@ func locks(s kvm.PeerSettings) hypervisor.Finding {
 	return f
 }
 
-func postCopy(s kvm.PeerSettings) hypervisor.Finding {
+// postCopy says whether guests may come here by post-copy, and what becomes of one whose stream breaks.
+func postCopy(s kvm.PeerSettings, libvirtVersion uint32) hypervisor.Finding {
 	f := hypervisor.Finding{Check: hypervisor.CheckPostCopy, Level: hypervisor.CheckOK, Detail: "guests may come here by post-copy"}
 	if !s.PostCopy {
 		f.Detail = "no guest can come here by post-copy: QEMU may not handle page faults"
 		f.Remedy = "only if a policy allows post-copy: sysctl vm.unprivileged_userfaultfd=1"
+	} else if !kvm.Recovers(libvirtVersion) {
+		f.Detail += ", but one whose stream breaks on the way stands still until libvirt is updated: 11.2 and 11.3 crash of going on"
+		f.Remedy = "only if a policy allows post-copy: libvirt 11.4 or later"
 	}
 	return f
 }

@@ -175,6 +175,12 @@ func (h *Host) versions() (libvirtVersion, qemuVersion uint32) {
 	return h.libvirt, h.qemu
 }
 
+// LibvirtVersion is that of this host's libvirtd, as it was last reached; in libvirt's notation.
+func (h *Host) LibvirtVersion() uint32 {
+	v, _ := h.versions()
+	return v
+}
+
 // onHost runs a call about the host on the view connection.
 func onHost[T any](ctx context.Context, h *Host, op string, fn func(*libvirt.Connect) (T, error)) (T, error) {
 	r := request{op: op, limit: quickLimit, slots: h.viewSlots}

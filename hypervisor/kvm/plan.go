@@ -12,7 +12,11 @@ import (
 
 // Version thresholds, in libvirt's notation.
 const (
-	libvirtRecover  = 8_005_000  // post-copy can go on after its stream broke
+	libvirtRecover = 8_005_000 // post-copy can go on after its stream broke
+	// libvirtCrashes to libvirtSound: the target's daemon ends when post-copy is to go on (a regression of
+	// 11.2, as libvirt's release notes of 11.4 say; seen with 11.3).
+	libvirtCrashes  = 11_002_000
+	libvirtSound    = 11_004_000
 	libvirtZstd     = 9_004_000  // zlib and zstd as compression methods of parallel streams
 	qemuPostMultifd = 10_001_000 // first QEMU that takes post-copy together with multifd
 )
@@ -93,16 +97,28 @@ func plan(spec hypervisor.MigrateSpec, libvirtVersion, qemuVersion uint32) (orde
 	return o, nil
 }
 
+// Recovers reports whether a target with that libvirt survives that a broken post-copy goes on.
+func Recovers(libvirtVersion uint32) bool {
+	return libvirtVersion < libvirtCrashes || libvirtVersion >= libvirtSound
+}
+
 // recovery turns the spec of a migration whose post-copy broke into the call that lets it go on. Libvirt
 // wants the options that it was begun with; its limits stand as they were.
 func recovery(spec hypervisor.MigrateSpec, libvirtVersion, qemuVersion uint32) (order, error) {
 	o, err := plan(spec, libvirtVersion, qemuVersion)
+	target := spec.TargetLibvirt
+	if target == 0 {
+		target = libvirtVersion // fleets are much alike
+	}
 	switch {
 	case err != nil:
 		return order{}, err
+	case !Recovers(target):
+		return order{}, refuse("recover", spec.Domain, hypervisor.ClassUnsupported,
+			"the target's libvirt %d.%d would crash of it: bring it to 11.4 or later there, its guests run on meanwhile", target/1_000_000, target/1000%1000)
 	case !spec.Strategy.PostCopy:
 		return order{}, refuse("recover", spec.Domain, hypervisor.ClassArgument, "the migration was begun without post-copy")
-	case libvirtVersion < libvirtRecover:
+	case libvirtVersion < libvirtRecover || target < libvirtRecover:
 		return order{}, refuse("recover", spec.Domain, hypervisor.ClassUnsupported, "post-copy can't go on after its stream broke: this needs libvirt 8.5")
 	}
 	o.flags |= libvirt.MIGRATE_POSTCOPY_RESUME

@@ -156,13 +156,23 @@ func TestRecoveryIsTheSameCallAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	spec.TargetLibvirt = 11_004_000
 	again, err := recovery(spec, libvirtNow, qemuNow)
 	if err != nil || again.flags != begun.flags|libvirt.MIGRATE_POSTCOPY_RESUME || again.params.BandwidthSet {
 		t.Errorf("%+v, %v: want the flags %#x and the one for going on, and no limit", again, err, begun.flags)
 	}
-	_, err = recovery(spec, 8_004_000, qemuNow)
-	wantClass(t, err, hypervisor.ClassUnsupported)
-	spec.Strategy.PostCopy = false
+	for _, v := range [][2]uint32{{8_004_000, 11_004_000}, {11_004_000, 8_004_000}, {11_004_000, 11_002_000}, {9_000_000, 11_003_999}, {11_003_000, 0}} {
+		spec.TargetLibvirt = v[1]
+		_, err = recovery(spec, v[0], qemuNow)
+		wantClass(t, err, hypervisor.ClassUnsupported)
+	}
+	for _, v := range [][2]uint32{{11_003_000, 11_001_000}, {11_003_000, 12_000_000}, {9_000_000, 9_000_000}, {9_000_000, 0}} {
+		spec.TargetLibvirt = v[1]
+		if _, err = recovery(spec, v[0], qemuNow); err != nil {
+			t.Errorf("from libvirt %d to %d: %v", v[0], v[1], err)
+		}
+	}
+	spec.TargetLibvirt, spec.Strategy.PostCopy = 11_004_000, false
 	_, err = recovery(spec, libvirtNow, qemuNow)
 	wantClass(t, err, hypervisor.ClassArgument)
 }
