@@ -55,6 +55,12 @@ func (p *pass) awayReason(m precopy.Stored) string {
 	default:
 		what = fmt.Sprintf("%s has the VM, but %s", m.Target, state)
 	}
+	if m.Split() {
+		return fmt.Sprintf("the agent of %s is away (check drover-agent there), libvirt goes on by itself; %s; post-copy was asked for: "+
+			"THE VM IS LOST IF %s OR %s IS SWITCHED OFF, since its memory may be on both; the agent goes on with it when it is back; "+
+			"if either is off already, see where the VM still is (virsh domstate --reason), start it if need be, then: "+
+			"drover migration resolve %s --runs-on HOST --yes", m.Source, what, m.Source, m.Target, m.ID)
+	}
 	return fmt.Sprintf("the agent of %s is away (check drover-agent there), libvirt goes on by itself; %s; "+
 		"the outcome is known when the agent is back; if %s never returns, make sure that it is off, then: "+
 		"drover migration resolve %s --runs-on %s --yes, drover host forget %s --yes",

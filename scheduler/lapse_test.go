@@ -64,3 +64,24 @@ func TestLapseSaysWhatToDo(t *testing.T) {
 		})
 	}
 }
+
+// Of a VM whose memory may be on both hosts nobody is told to switch one off.
+func TestLapseInPostCopy(t *testing.T) {
+	s := snapshot(host("h1", 8*hypervisor.GiB), host("h2", 8*hypervisor.GiB))
+	s.Hosts["h1"].Session = nil
+	in := inputs(s)
+	in.Memory.AwaySince["h1"] = t0.Add(-time.Minute)
+	for _, phase := range []precopy.Phase{precopy.Copying, precopy.Postcopy, precopy.Unknown} {
+		m := add(s, "m1", "a", "h1", "h2", phase)
+		m.Attempts = []precopy.Attempt{{Number: 1, PostCopy: new(t0)}}
+		s.Migrations["m1"] = m
+		ds := Decide(in)
+		if len(ds) != 1 || ds[0].Write == nil {
+			t.Fatalf("%s: decisions %v, want one write", phase, brief(ds))
+		}
+		next := ds[0].Write.New
+		if next.Phase != precopy.Unknown || !strings.Contains(next.Reason, "LOST IF h1 OR h2 IS SWITCHED OFF") || strings.Contains(next.Reason, "forget") {
+			t.Errorf("%s: %s (%s), want a warning against switching off", phase, next.Phase, next.Reason)
+		}
+	}
+}
