@@ -180,6 +180,17 @@ func TestProgressStall(t *testing.T) {
 	}
 }
 
+func TestProgressPostCopy(t *testing.T) {
+	g := NewProgress(io.Discard)
+	show := func(phase precopy.Phase, left hypervisor.Bytes) int {
+		g.Show(time.Unix(0, 0), precopy.Migration{Phase: phase}, &precopy.Progress{Total: 100, Remaining: left, Round: 3, Rate: 1, Downtime: time.Millisecond})
+		return g.percent()
+	}
+	if before, begun, near := show(precopy.Copying, 60), show(precopy.Postcopy, 15), show(precopy.Postcopy, 5); before != 80 || begun != 85 || near != 95 {
+		t.Errorf("%d %%, %d %%, %d %%; want 80 before post-copy, then what has come", before, begun, near)
+	}
+}
+
 // Whatever the numbers do, the share shown never falls, and is 100 % only once done.
 func TestProgressNeverRunsBackwards(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

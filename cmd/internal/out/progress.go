@@ -87,12 +87,14 @@ func (g *Progress) percent() int { return int(g.share * 100) }
 // advance moves the share forward, never back. The first pass counts by what it has gone over. After
 // it nobody knows how many passes follow: what counts is how near the rest of each new pass comes to
 // what fits into the pause, so that a migration that does not converge stands still instead of
-// creeping up to 99 %.
+// creeping up to 99 %. In post-copy what is left only falls.
 func (g *Progress) advance(m precopy.Migration, p *precopy.Progress) {
 	switch {
 	case m.Phase == precopy.Done:
 		g.share = 1
 	case p == nil || p.Total <= 0:
+	case m.Phase == precopy.Postcopy:
+		g.raise(1 - float64(p.Remaining)/float64(p.Total))
 	case p.Round <= 1:
 		g.raise(firstPass * (1 - float64(p.Remaining)/float64(p.Total)))
 	case p.Round > g.round:
