@@ -44,6 +44,7 @@ func drainCommand() *cli.Command {
 			toggle("dry-run", "only show what is in the way, the moves, and when it would end", "n"),
 			&cli.IntFlag{Name: "max-parallel", Usage: "at most `N` VMs leave one host at once", DefaultText: "the scheduler's limit"},
 			&cli.StringFlag{Name: "on-blocked", Value: string(fleet.BlockedFail), Usage: "what to do about VMs that can't move: `WHAT` fail (do not start), skip (leave them), or wait (until the deadline, if there is one)"},
+			&cli.StringSliceFlag{Name: "skip", Usage: "leave this `VM` where it is; may stand again"},
 			&cli.StringFlag{Name: "reason", Usage: "why, for others to read"},
 			toggle("wait", "show the progress and return at the end", "w"),
 		},
@@ -75,7 +76,7 @@ func drainHosts(ctx context.Context, s *session) error {
 	if !slices.Contains([]fleet.OnBlocked{fleet.BlockedFail, fleet.BlockedSkip, fleet.BlockedWait}, run.OnBlocked) {
 		return cliargs.Usagef(s.cli, "--on-blocked %q: want fail, skip or wait", run.OnBlocked)
 	}
-	preview, err := s.previewDrain(ctx, run)
+	preview, err := s.previewDrain(ctx, &run)
 	if err != nil {
 		return err
 	}
@@ -145,30 +146,38 @@ func parseDeadline(word string, now time.Time) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// previewDrain reads the fleet and asks all hosts concerned what a drain would come to.
-func (s *session) previewDrain(ctx context.Context, run fleet.Run) (fleet.Run, error) {
+// previewDrain reads the fleet and asks all hosts concerned what a drain would come to. It finds out which VMs
+// --skip names.
+func (s *session) previewDrain(ctx context.Context, run *fleet.Run) (fleet.Run, error) {
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
 	snap, err := s.snapshot(rctx)
 	if err != nil {
-		return run, err
+		return *run, err
 	}
 	profiles := map[hypervisor.DomainID]forecast.Profile{}
 	for _, name := range run.Hosts {
 		h, err := findHost(snap, name)
 		if err != nil {
-			return run, err
+			return *run, err
 		}
 		if other := snap.DrainOf(name); other != nil {
-			return run, fmt.Errorf("%s is being drained already, by run %s, asked for by %s: drover run watch %s", name, other.ID, other.RequestedBy, other.ID)
+			return *run, fmt.Errorf("%s is being drained already, by run %s, asked for by %s: drover run watch %s", name, other.ID, other.RequestedBy, other.ID)
 		}
 		for _, d := range h.Domains() {
 			if profiles[d.Facts.ID], err = s.Profile(rctx, d.Facts.ID); err != nil {
-				return run, err
+				return *run, err
 			}
 		}
 	}
-	preview := drain.Preview(s.stepInput(snap, run, profiles), func(questions []drain.Question) [][]hypervisor.Blocker {
+	for _, word := range s.cli.StringSlice("skip") {
+		d, err := findVM(snap, word)
+		if err != nil {
+			return *run, err
+		}
+		run.Skip = append(run.Skip, d.Facts.ID)
+	}
+	preview := drain.Preview(s.stepInput(snap, *run, profiles), func(questions []drain.Question) [][]hypervisor.Blocker {
 		return askAll(ctx, s, questions)
 	})
 	if preview.Phase == fleet.RunRefused {
@@ -206,6 +215,9 @@ func (s *session) showPreview(r fleet.Run) error {
 		}
 		if o := r.Outlook; o != nil && o.Left > 0 {
 			s.note("done by %s, as far as the forecasts are right%s", stamp(o.End), lateText(r))
+			for i, p := range o.Options { // there is no run yet
+				o.Options[i].Command = strings.Replace(p.Command, "drover run set "+r.ID, "drover host drain "+strings.Join(r.Hosts, " "), 1)
+			}
 			s.showOptions(r)
 		}
 		return t
