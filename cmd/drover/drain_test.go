@@ -127,6 +127,31 @@ func (w *drainWorld) check() {
 	}
 }
 
+// migrations are how many each VM has had, also those in the history.
+func (w *drainWorld) migrations() map[string]int {
+	w.t.Helper()
+	seen := map[string]string{}
+	all, err := w.store.ListMigrations(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, m := range all {
+		seen[m.ID] = m.Domain
+	}
+	past, err := w.store.History(w.t.Context(), 1000)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, m := range past {
+		seen[m.ID] = m.Domain
+	}
+	out := map[string]int{}
+	for _, vm := range seen {
+		out[vm]++
+	}
+	return out
+}
+
 func (w *drainWorld) names(h string) []string {
 	var out []string
 	for _, d := range w.fleet.on(h) {
@@ -161,6 +186,11 @@ func TestDrainOutlivesSchedulers(t *testing.T) {
 				w.check()
 				if left := w.names("kvm1"); r.Phase != fleet.RunPartial || !slices.Equal(left, []string{"bad-1"}) || len(r.Blocked) != 1 {
 					t.Errorf("%s (%s), on kvm1: %v, blocked %+v; want only bad-1 there, and named", r.Phase, r.Reason, left, r.Blocked)
+				}
+				for vm, n := range w.migrations() {
+					if want := map[bool]int{true: 3, false: 1}[vm == "bad-1"]; n != want {
+						t.Errorf("%d migrations of %s were made, want %d", n, vm, want)
+					}
 				}
 				back := w.until(w.ask(fleet.Run{ID: "r2", Kind: fleet.RunRestore, Hosts: []string{"kvm1"}}), 5*time.Minute)
 				if home := w.names("kvm1"); back.Phase != fleet.RunDone || len(home) != len(w.vms) {

@@ -283,11 +283,12 @@ func (s *step) lanes() int {
 
 // ask begins moves whose turn it is: their IDs are noted, and asked for when that is written.
 func (s *step) ask() {
-	busy := map[string]int{}
+	out, in := map[string]int{}, map[string]int{}
 	under := map[hypervisor.DomainID]bool{}
 	for _, m := range s.r.Moves {
 		if m.State == fleet.MoveAsked {
-			busy[m.From]++
+			out[m.From]++
+			in[m.To]++
 			under[m.UUID] = true
 		}
 	}
@@ -296,7 +297,7 @@ func (s *step) ask() {
 		if m.State != fleet.MovePlanned || m.To == "" || under[m.UUID] || m.NotBefore != nil && s.Now.Before(*m.NotBefore) {
 			continue
 		}
-		if !s.turn(i) || busy[m.From] >= s.lanes() || s.where.moving[m.UUID] != "" || s.where.at[m.UUID] != m.From {
+		if !s.turn(i) || out[m.From] >= s.lanes() || in[m.To] >= max(s.Incoming, 1) || s.where.moving[m.UUID] != "" || s.where.at[m.UUID] != m.From {
 			continue
 		}
 		if s.r.Kind == fleet.RunRestore {
@@ -305,7 +306,8 @@ func (s *step) ask() {
 				continue
 			}
 		}
-		busy[m.From]++
+		out[m.From]++
+		in[m.To]++
 		under[m.UUID] = true
 		m.State, m.Began, m.Ended, m.NotBefore, m.Reason = fleet.MoveAsked, &s.Now, nil, nil, ""
 		m.Migration = migrationID(s.r.ID, i, len(m.Tries), s.Now)

@@ -467,10 +467,16 @@ func (w *world) check(t *rapid.T, total map[string]bool) {
 			t.Fatalf("%s is on %d hosts", vm, on[vm])
 		}
 	}
-	r, leaving := w.runs["r1"], map[string]int{}
+	r, leaving, coming := w.runs["r1"], map[string]int{}, map[string]int{}
 	for _, m := range w.migs {
 		if !m.Phase.Final() {
 			leaving[m.Source]++
+			coming[m.Target]++
+		}
+	}
+	for h, n := range coming {
+		if n > 2 {
+			t.Fatalf("%d come to %s at once, allowed are 2", n, h)
 		}
 	}
 	for h, n := range leaving {
