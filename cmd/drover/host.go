@@ -348,7 +348,11 @@ func cordonOne(ctx context.Context, s *session, name string, on bool) error {
 	case on:
 		s.note("%s is cordoned: no VM comes to it any more", name)
 	case len(after) > 0:
-		s.note("%s stays cordoned by %s", name, cordonText(after[0]))
+		remedy := ""
+		if strings.HasPrefix(after[0].Holder, fleet.RunHolder) {
+			remedy = " (drover host restore " + name + " opens it)"
+		}
+		s.note("%s stays cordoned by %s%s", name, cordonText(after[0]), remedy)
 	case len(before) == 0:
 		s.note("%s was not cordoned", name)
 	default:
