@@ -107,9 +107,13 @@ func (s *step) follow() {
 	}
 }
 
-// note keeps in the run why its migration waits.
+// note keeps in the run why its migration waits, and what is expected of it since it was ordered: that rests
+// on the VM's earlier migrations, too.
 func (s *step) note(m *fleet.RunMove, mg precopy.Stored) {
 	m.Reason = ""
+	if f := mg.Forecast; f != nil {
+		m.Seconds, m.Bytes = f.Seconds, f.Bytes
+	}
 	if mg.Phase == precopy.Requested || mg.Phase == precopy.Unknown {
 		m.Reason = mg.Reason
 	}

@@ -363,6 +363,21 @@ func TestOutlook(t *testing.T) {
 			t.Errorf("options lack %q:\n%s", want, all)
 		}
 	}
+	// The order knows better than the plan.
+	for range 2 {
+		w.step("r1", 1<<30)
+	}
+	for len(w.migs) == 0 {
+		w.step("r1", 1<<30)
+	}
+	for id, m := range w.migs {
+		m.Phase, m.Forecast = precopy.Copying, &precopy.Forecast{Seconds: 300, Bytes: hypervisor.GiB}
+		w.migs[id] = m
+	}
+	w.step("r1", 1<<30)
+	if o := w.runs["r1"].Outlook; o.End.Sub(t0) < 300*time.Second {
+		t.Errorf("end after %s, though one move alone takes 300 s", o.End.Sub(t0))
+	}
 	// Twice as slow as forecast: the first move says half of it.
 	done := []fleet.RunMove{{State: fleet.MoveMoved, Seconds: 98, Began: new(t0), Ended: new(t0.Add(200 * time.Second))}}
 	if p := pace(done); p != 1.5 {
