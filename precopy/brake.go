@@ -42,6 +42,10 @@ type brake struct {
 	asked float64
 }
 
+// endEvery is how often giving back is tried again, for as long as the agent lives; its end gives back
+// what is left.
+const endEvery = time.Second
+
 // newBrake takes hold of the domain where that is possible.
 func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger) *brake {
 	b := &brake{log: log, share: 1, asked: 1}
@@ -85,8 +89,8 @@ func (b *brake) least() float64 {
 	return min(1, b.th.Least(b.use)/float64(b.use))
 }
 
-// set brings the guest to the share of its own CPU use; it reports whether anything changed. A failure
-// leaves the guest as it was, and the tuner sees that by the share in force.
+// set brings the guest to the share of its own CPU use; it reports whether anything changed. What
+// fails is tried again at the next call.
 func (b *brake) set(share float64) bool {
 	if b.th == nil || share == b.asked {
 		return false
@@ -102,6 +106,7 @@ func (b *brake) set(share float64) bool {
 	got, err := b.th.Set(quota)
 	if err != nil {
 		b.log.Warn("the guest's CPU share could not be set", "share", share, "err", err)
+		b.asked = math.NaN() // some vCPUs may have it: whatever is wanted next is written
 		return false
 	}
 	b.asked, b.share = share, 1
@@ -118,7 +123,13 @@ func (b *brake) release() {
 		return
 	}
 	if err := b.th.End(); err != nil {
-		b.log.Error("the guest's CPU quota is not all given back", "err", err)
+		b.log.Error("the guest's CPU quota is not all given back, trying again", "err", err)
+		go func(th Throttle) {
+			for err := err; err != nil; err = th.End() {
+				time.Sleep(endEvery)
+			}
+			b.log.Info("the guest's CPU quota is given back")
+		}(b.th)
 	}
 	b.th, b.share, b.asked = nil, 1, 1
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"drover/hypervisor"
@@ -193,6 +194,8 @@ type fakeThrottle struct {
 	pause time.Duration
 	set   float64
 	ends  int
+	// failing is how many more times End fails.
+	failing int
 }
 
 func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string, pause time.Duration) (Throttle, error) {
@@ -207,4 +210,25 @@ func (f *fakeThrottle) Set(share float64) (float64, error) {
 func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) { return f.use, nil }
 func (f *fakeThrottle) Least(hypervisor.Cores) float64     { return f.least }
 func (f *fakeThrottle) SetUse(hypervisor.Cores)            {}
-func (f *fakeThrottle) End() error                         { f.ends++; return nil }
+func (f *fakeThrottle) End() error {
+	f.ends++
+	if f.failing > 0 {
+		f.failing--
+		return errors.New("no such file")
+	}
+	return nil
+}
+
+// TestReleaseIsTriedAgain has the kernel refuse to take the quota back at first.
+func TestReleaseIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.1, failing: 3}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100}}, slog.New(slog.DiscardHandler))
+		b.release()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if f.ends != 4 {
+			t.Errorf("tried %d times, want until it worked, at the fourth", f.ends)
+		}
+	})
+}

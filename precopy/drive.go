@@ -26,6 +26,8 @@ const (
 	// inspectLimit and flagLimit bound calls to libvirt before the start.
 	inspectLimit = 30 * time.Second
 	flagLimit    = 15 * time.Second
+	// unreadLimit is how long a slowed guest stays slowed while its migration can't be read.
+	unreadLimit = 3 * time.Second
 	// evidenceEvery is the pause between two looks at both hosts while they do not agree.
 	evidenceEvery = 2 * time.Second
 )
@@ -51,7 +53,9 @@ type drive struct {
 	brake    *brake
 	limit    time.Duration // the downtime limit that libvirt was told
 	cap      hypervisor.BytesPerSecond
-	switched bool // the vCPUs were stopped for the switchover, at least once
+	toldLost float64   // seconds of guest work, as the record was told
+	read     time.Time // when the job was read last
+	switched bool      // the vCPUs were stopped for the switchover, at least once
 	last     hypervisor.JobStats
 	progress chan Progress
 	bar      Progress // the last one sent, which the next never falls behind

@@ -11,6 +11,9 @@ import (
 // watch follows a migration that this agent started, until libvirt's call returns, and returns what
 // the call did; the context's error when the agent is stopping.
 func (d *drive) watch(ctx context.Context, result <-chan error) error {
+	// Whatever is to be found out or told afterwards, and however long that takes, the guest runs at
+	// full speed.
+	defer d.brake.release()
 	began := time.Now()
 	tick := time.NewTimer(pollFast)
 	defer tick.Stop()
@@ -81,9 +84,10 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	defer cancel()
 	stats, err := d.w.Migrator.JobStats(pctx, d.domain)
 	if err != nil || stats.Kind != hypervisor.JobOutgoing {
+		d.unread()
 		return tune.Wait // not begun yet, over already, or libvirt is away: the call tells
 	}
-	d.last = stats
+	d.last, d.read = stats, time.Now()
 	d.stand(stats)
 	now := time.Now()
 	d.brake.look(now)
@@ -137,6 +141,14 @@ func (d *drive) giveUp(dec tune.Decision) {
 	})
 }
 
+// unread gives a slowed guest its speed back while its migration can't be read: it may be over, or go
+// on for who knows how long.
+func (d *drive) unread() {
+	if d.brake.share < 1 && time.Since(d.read) > unreadLimit {
+		d.brake.set(1)
+	}
+}
+
 // apply brings the downtime limit and the guest's speed to where the tuner wants them. What fails is
 // tried again at the next poll.
 func (d *drive) apply(ctx context.Context, dec tune.Decision) {
@@ -157,10 +169,11 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 			d.cap = limit
 		}
 	}
-	if !changed {
+	limit, lost := d.limit, d.tuner.Learned().Slowdown*d.last.Elapsed.Seconds()
+	if !changed && lost < d.toldLost+1 {
 		return
 	}
-	limit, lost := d.limit, d.tuner.Learned().Slowdown*d.last.Elapsed.Seconds()
+	d.toldLost = lost
 	d.rec.change(func(m *Migration) {
 		if !m.Phase.Final() {
 			m.changeAttempt(func(a *Attempt) { a.LimitMS, a.LostSeconds = limit.Milliseconds(), lost })
@@ -330,6 +343,7 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 		memory = s.MemTotal
 	}
 	// What an earlier run of the agent slowed, its end gave back: the brake is off.
+	d.brake.release()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	start := startOf(m.Migration, memory)
 	a := m.attempt()
@@ -343,6 +357,11 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 // post-copy broke; true when it saw one.
 func (d *drive) follow(ctx context.Context) (bool, error) {
 	seen, began := false, time.Now()
+	defer func() {
+		if seen {
+			d.brake.release()
+		}
+	}()
 	for {
 		pctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		stats, err := d.w.Migrator.JobStats(pctx, d.domain)
@@ -363,6 +382,7 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 				d.abort(ctx)
 			}
 		case err != nil:
+			d.unread()
 			d.log.Debug("job of an adopted migration can't be read", "err", err)
 			if d.unwanted() {
 				// An abort may get through where a question does not.

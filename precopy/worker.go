@@ -239,7 +239,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if rec.Past {
 		// Resolved without this agent, and other migrations of the guest have followed: the record
 		// stands as it is, what is left here goes all the same.
-		if !e.Leave {
+		if !e.Leave && rec.Phase == e.Phase {
 			if _, err := w.tidy(ctx, rec.Migration, e.Phase); err != nil {
 				return err
 			}
@@ -249,6 +249,9 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if rec, err = w.catchUp(ctx, rec, e.Phase); err != nil {
 		return err
 	}
+	// Somebody has said meanwhile that it ended otherwise: then nothing is tidied up by what was seen
+	// here, but by the record.
+	otherwise := rec.Phase.Final() && rec.Phase != e.Phase
 	m := rec.Migration
 	e.apply(&m)
 	if err := CheckTransition(rec.Phase, m.Phase, ActorSource); err != nil {
@@ -257,6 +260,16 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	}
 	if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
 		return err
+	}
+	if otherwise {
+		if err := w.Spool.Remove(e.ID); err != nil {
+			return err
+		}
+		w.mu.Lock()
+		delete(w.over, e.ID)
+		w.mu.Unlock()
+		w.takeOutgoing(ctx, rec)
+		return nil
 	}
 	if e.Leave {
 		return w.Spool.Remove(e.ID)

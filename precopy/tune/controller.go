@@ -179,6 +179,10 @@ func (c *Controller) Step(r Reading) Decision {
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
 		c.present = c.judge(r)
+	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
+		// A plan that is kept never comes here: the pass takes far longer than was thought.
+		c.share, c.landing, c.braked = 1, 0, nil
+		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	default:
 		c.present.Action = Wait
 	}

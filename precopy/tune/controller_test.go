@@ -114,3 +114,33 @@ func TestControllerProperties(t *testing.T) {
 		}
 	})
 }
+
+// TestSlowedPassThatTakesLong is of a link that breaks down right after the guest was slowed for a pass
+// that was to be short: once as much is lost as the intent allows, the guest has its speed back, in the
+// middle of the pass.
+func TestSlowedPassThatTakesLong(t *testing.T) {
+	c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, MaxSlowdown: 0.3, Budget: time.Hour})
+	at, sent := time.Duration(0), hypervisor.Bytes(0)
+	step := func(round int, rest, carried hypervisor.Bytes) {
+		at, sent = at+250*time.Millisecond, sent+carried
+		c.Step(tune.Reading{Share: c.Share(), Least: 0.1, JobStats: hypervisor.JobStats{
+			Elapsed: at, Round: round, MemTotal: 600 * mib, MemRemaining: rest, MemProcessed: sent,
+		}})
+	}
+	// Passes of a guest that rewrites 90 MiB as fast as they go.
+	for round, size := range []hypervisor.Bytes{400 * mib, 90 * mib, 88 * mib, 89 * mib, 90 * mib} {
+		for rest := size; rest > 10*mib && c.Share() == 1; rest -= 10 * mib {
+			step(round+1, rest, 10*mib)
+		}
+	}
+	if c.Share() == 1 {
+		t.Fatal("never slowed: the test shows nothing")
+	}
+	slowedAt := at
+	for c.Share() < 1 && at < slowedAt+time.Minute {
+		step(9, 80*mib, mib/64)
+	}
+	if lost := float64(at-slowedAt) * 0.9; c.Share() < 1 || lost > 0.45*float64(at) {
+		t.Errorf("slowed at %s, at %s still %.2f", slowedAt, at, c.Share())
+	}
+}

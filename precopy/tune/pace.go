@@ -30,6 +30,8 @@ type pace struct {
 	sent    hypervisor.Bytes
 	left    hypervisor.Bytes
 	changed time.Duration // the cap
+	short   int           // windows in a row in which less than the cap was carried
+	rising  bool          // the cap was raised, and what the link does with it is not known yet
 }
 
 func newPace(order hypervisor.BytesPerSecond) pace { return pace{order: order, cap: order} }
@@ -58,11 +60,21 @@ func (p *pace) note(prev, r Reading) {
 		return
 	}
 	rate := hypervisor.Rate(sent, took)
-	switch {
-	case float64(rate) < full*float64(inForce(p.cap)):
-		p.cap, p.changed = hypervisor.BytesPerSecond(below*float64(rate)), r.Elapsed
-	case p.cap < p.order && r.Elapsed-p.changed >= probe:
-		p.cap, p.changed = min(p.order, hypervisor.BytesPerSecond(ramp*float64(p.cap))), r.Elapsed
+	if float64(rate) >= full*float64(inForce(p.cap)) {
+		p.short = 0
+		switch {
+		case p.cap >= p.order:
+			p.rising = false
+		case p.rising: // the link took it: there may be much more
+			p.cap, p.changed = min(p.order, 2*p.cap), r.Elapsed
+		case r.Elapsed-p.changed >= probe:
+			p.cap, p.changed, p.rising = min(p.order, hypervisor.BytesPerSecond(ramp*float64(p.cap))), r.Elapsed, true
+		}
+		return
+	}
+	// A moment's weakness is no measure of a link, unless it follows on a raise.
+	if p.short++; p.short > 1 || p.rising {
+		p.cap, p.changed, p.short, p.rising = hypervisor.BytesPerSecond(below*float64(rate)), r.Elapsed, 0, false
 	}
 }
 

@@ -22,6 +22,12 @@ func TestPace(t *testing.T) {
 		{"as ordered", func(time.Duration) float64 { return 200e6 }, 1, 30 * time.Second, 100e6, 100e6},
 		{"half of it", func(time.Duration) float64 { return 50e6 }, 1, 5 * time.Second, 44e6, 47e6},
 		{"half of it, for long", func(time.Duration) float64 { return 50e6 }, 1, time.Minute, 44e6, 52e6},
+		{"a dip", func(at time.Duration) float64 {
+			if at > 5*time.Second && at < 8*time.Second {
+				return 5e6
+			}
+			return 200e6
+		}, 1, 40 * time.Second, 100e6, 100e6},
 		{"half of it at first", func(at time.Duration) float64 {
 			if at < 10*time.Second {
 				return 50e6
@@ -38,6 +44,7 @@ func TestPace(t *testing.T) {
 			}
 			p := newPace(hypervisor.BytesPerSecond(order))
 			var prev Reading
+			beyond, readings := 0, 0
 			sent, left := 0.0, 1e12
 			for at := time.Duration(0); at < tc.after; at += 250 * time.Millisecond {
 				rate := min(float64(p.cap), tc.carries(at))
@@ -48,6 +55,15 @@ func TestPace(t *testing.T) {
 				}}
 				p.note(prev, r)
 				prev = r
+				if readings++; at > 5*time.Second && float64(p.cap) > tc.high {
+					beyond++
+				}
+			}
+			if beyond > readings/4 {
+				t.Errorf("the cap was beyond %.1f MB/s in %d of %d readings", tc.high/1e6, beyond, readings)
+			}
+			if tc.name == "half of it, for long" {
+				return // it may be probing
 			}
 			if got := float64(p.cap); got < tc.low || got > tc.high {
 				t.Errorf("cap %.1f MB/s, want %.1f to %.1f", got/1e6, tc.low/1e6, tc.high/1e6)
