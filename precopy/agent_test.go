@@ -28,6 +28,8 @@ type node struct {
 	slowCall atomic.Int64
 	flaky    atomic.Int64 // how many more times the downtime limit can't be set
 	unfit    atomic.Int64 // how many more times a broken post-copy can't go on with this libvirt
+	refusals atomic.Int64 // how many more times post-copy can't be started
+	misnamed atomic.Bool  // errors of the migrate call are of class invalid
 	disks    atomic.Bool  // files for a storage copy were made here and not removed
 	brakes   *brakes      // nil: guests can't be slowed here
 }
@@ -219,7 +221,11 @@ func (g gatedMigrator) Migrate(ctx context.Context, spec hypervisor.MigrateSpec)
 			g.a.node.w.mu.Unlock()
 			return nil
 		}
-		return g.a.node.host.Migrate(ctx, spec)
+		err := g.a.node.host.Migrate(ctx, spec)
+		if err != nil && g.a.node.misnamed.Load() {
+			return &hypervisor.Error{Op: "migrate", Domain: spec.Domain, Class: hypervisor.ClassInvalid, Message: err.Error()}
+		}
+		return err
 	})
 }
 
@@ -273,7 +279,12 @@ func (g gatedMigrator) SetAutostart(ctx context.Context, id hypervisor.DomainID,
 }
 
 func (g gatedMigrator) StartPostCopy(ctx context.Context, id hypervisor.DomainID) error {
-	return gatedErr(g.a, "start-postcopy", func() error { return g.a.node.host.StartPostCopy(ctx, id) })
+	return gatedErr(g.a, "start-postcopy", func() error {
+		if g.a.node.refusals.Add(-1) >= 0 {
+			return &hypervisor.Error{Op: "start post-copy", Domain: id, Class: hypervisor.ClassInvalid, Message: "not now"}
+		}
+		return g.a.node.host.StartPostCopy(ctx, id)
+	})
 }
 
 func (g gatedMigrator) Recover(ctx context.Context, spec hypervisor.MigrateSpec) error {

@@ -152,9 +152,13 @@ func TestPostCopyCantBeRecovered(t *testing.T) {
 }
 
 // TestPostCopyTargetLost ends the target, and with it the guest: what is left is for a person, and
-// nothing is touched before, or after the person has said that it runs there.
+// nothing is touched before, or after the person has said where it runs.
 func TestPostCopyTargetLost(t *testing.T) {
-	for _, kind := range []sim.FaultKind{sim.TargetDies, sim.GuestOff} {
+	for _, tc := range []struct {
+		kind sim.FaultKind
+		says Phase // the person
+	}{{sim.TargetDies, Done}, {sim.TargetDies, Failed}, {sim.GuestOff, Done}, {sim.GuestOff, Failed}} {
+		kind := tc.kind
 		inWorld(t, setting{domain: hopeless.domain, policy: hopeless.policy, mayStop: true}, func(w *world) {
 			w.fleet.Inject(sim.Fault{Kind: kind, Moment: sim.AtPostcopy, After: 300 * time.Millisecond, For: 30 * time.Second})
 			w.dst.start(kill{})
@@ -167,7 +171,7 @@ func TestPostCopyTargetLost(t *testing.T) {
 			}
 			if err := w.store.edit(w.id, ActorCLI, func(m *Migration) {
 				now := time.Now()
-				m.Phase, m.ReasonCode, m.Reason, m.Finished = Done, ResolvedByHand, "alice says that it runs on b", &now
+				m.Phase, m.ReasonCode, m.Reason, m.Finished = tc.says, ResolvedByHand, "alice says where it runs", &now
 			}); err != nil {
 				w.t.Fatal(err)
 			}
@@ -177,6 +181,67 @@ func TestPostCopyTargetLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPostCopyErrorMisnamed has libvirt call a post-copy that broke an invalid operation, as it does a call
+// for a domain that another job holds: it is not taken for that.
+func TestPostCopyErrorMisnamed(t *testing.T) {
+	inWorld(t, hopeless, func(w *world) {
+		w.fleet.Inject(sim.Fault{Kind: sim.PostcopyCut, Moment: sim.AtPostcopy, After: 300 * time.Millisecond, For: 5 * time.Second})
+		w.src.misnamed.Store(true)
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		rec := w.awaitFinal(2 * time.Minute)
+		w.report(w.problems(true))
+		if rec.Phase != Done {
+			w.t.Errorf("ended %s (%s), want done", rec.Phase, rec.Reason)
+		}
+	})
+}
+
+// TestPostCopyRefusedForAWhile asks again instead of giving up: a call that was refused proves nothing of
+// the one before it.
+func TestPostCopyRefusedForAWhile(t *testing.T) {
+	inWorld(t, hopeless, func(w *world) {
+		w.src.refusals.Store(3)
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		rec := w.awaitFinal(2 * time.Minute)
+		w.report(w.problems(true))
+		if rec.Phase != Done || rec.Outcome.Strategy != "plain+postcopy" {
+			w.t.Errorf("ended %s (%s), want done by post-copy", rec.Phase, rec.Reason)
+		}
+	})
+}
+
+// TestNothingEndsASplit tries each way to end a migration that may be in post-copy, and to bring one there
+// whose end is wished for.
+func TestNothingEndsASplit(t *testing.T) {
+	inWorld(t, hopeless, func(w *world) {
+		w.store.goAway() // the agent does nothing by itself
+		a := w.src.start(kill{})
+		late := newDrive(a.worker, w.store.get(w.id))
+		w.store.comeBack()
+		now := time.Now()
+		set := func(change func(*Migration)) {
+			m := late.rec.current()
+			change(&m.Migration)
+			m.Revision++
+			late.rec.told(m)
+		}
+		set(func(m *Migration) {
+			m.Phase, m.Agent, m.Started = Unknown, a.worker.Instance, &now
+			m.Attempts = []Attempt{{Number: 1, PostCopy: &now}}
+			m.Cancel = &Cancel{By: "alice", At: now}
+		})
+		if late.abort(w.t.Context()); late.unwanted() || late.takeBack(w.t.Context()) || slices.Contains(a.trace, "abort") {
+			w.t.Errorf("a split migration is to be ended, calls %v", a.trace)
+		}
+		set(func(m *Migration) { m.Attempts = []Attempt{{Number: 1}} })
+		if err := late.commit(w.t.Context(), now); err == nil || slices.Contains(a.trace, "begin-unknown") {
+			w.t.Errorf("post-copy is asked for though the migration was cancelled: %v, calls %v", err, a.trace)
+		}
+	})
 }
 
 // TestBestMoment compares the moment with all others, for guests from slow to far faster than the link.
