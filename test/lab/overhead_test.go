@@ -85,21 +85,20 @@ func (l *Lab) bare(t *testing.T, guest, from, to string) time.Duration {
 	l.Virsh(t, from, "migrate-setmaxdowntime", guest, "20")
 	began := time.Now()
 	l.Virsh(t, from, "migrate", "--live", "--p2p", "--persistent", "--undefinesource", "--tls", "--tls-destination", to,
-		"--bandwidth", fmt.Sprint(int64(0.95*1e9/8)>>20), "--migrateuri", "tcp://"+addr, guest, "qemu+tls://"+to+"/system")
+		"--bandwidth", fmt.Sprint(int64(0.90*1e9/8)>>20), "--migrateuri", "tcp://"+addr, guest, "qemu+tls://"+to+"/system")
 	took := time.Since(began)
-	l.Eventually(t, 10*time.Second, "drover sees "+guest+" on "+to, func() bool {
+	l.Eventually(t, 10*time.Second, "drover sees "+guest+" on "+to+" only", func() bool {
 		var vms []struct {
 			Name string `json:"name"`
 			Host string `json:"host"`
 		}
 		unmarshal(t, l.MustDrover(t, "vm", "list", "-o", "json").Stdout, &vms)
-		return slices.ContainsFunc(vms, func(v struct {
-			Name string `json:"name"`
-			Host string `json:"host"`
-		},
-		) bool {
-			return v.Name == guest && v.Host == to
-		})
+		there, elsewhere := false, false
+		for _, v := range vms {
+			there = there || v.Name == guest && v.Host == to
+			elsewhere = elsewhere || v.Name == guest && v.Host != to
+		}
+		return there && !elsewhere
 	})
 	return took
 }
