@@ -10,7 +10,8 @@ import (
 type QuestionKind string
 
 // The questions that only a host's libvirt can answer. Those about disks change something on
-// the target's disk store: they are idempotent, and take back only what they made.
+// the target's disk store: they are idempotent, and take back only what they made. A hook runs once for
+// each attempt, however often it is asked for, unless the agent starts anew in between.
 const (
 	AskSight        QuestionKind = "sight"         // what do you see of this domain now
 	AskInspect      QuestionKind = "inspect"       // facts and blockers of a domain that is to leave
@@ -18,6 +19,7 @@ const (
 	AskCreateDisks  QuestionKind = "create-disks"  // make the files for a storage copy
 	AskDiscardDisks QuestionKind = "discard-disks" // remove the files made for that migration
 	AskPeerCheck    QuestionKind = "peer-check"    // what would stop migrations from here to these hosts
+	AskHook         QuestionKind = "hook"          // run a command that the host's settings allow
 )
 
 // Question is put to one host's agent through the store.
@@ -31,6 +33,7 @@ type Question struct {
 	Migration string                     `json:"migration,omitempty"` // for disks: who they are made for
 	Disks     []hypervisor.Disk          `json:"disks,omitempty"`
 	Peers     []hypervisor.Peer          `json:"peers,omitempty"` // for a peer check; none: only the host itself
+	Hook      *HookCall                  `json:"hook,omitempty"`
 }
 
 // Answer is an agent's answer; it was sampled after the question was seen.
@@ -46,6 +49,7 @@ type Answer struct {
 	Inspection *hypervisor.Inspection `json:"inspection,omitempty"`
 	Blockers   []hypervisor.Blocker   `json:"blockers,omitempty"`
 	PeerReport *hypervisor.PeerReport `json:"peer_report,omitempty"`
+	Hook       *HookResult            `json:"hook,omitempty"`
 	// Error is set when the agent could not find out; the other fields then mean nothing.
 	Error string `json:"error,omitempty"`
 }

@@ -11,6 +11,7 @@ import (
 	"drover/scheduler/balance"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/headroom"
 	"drover/scheduler/policy"
 )
 
@@ -41,15 +42,10 @@ func (s *step) plan() {
 		return
 	}
 	s.where = locate(s.Fleet, nil)
-	t := s.table(wanted, false)
-	found, err := t.make()
-	if err == nil && slices.ContainsFunc(found.Blocked, func(b balance.Blocked) bool { return b.Asked }) {
-		t = s.table(wanted, true)
-		found, err = t.make()
-	}
-	if err != nil {
-		for _, i := range wanted {
-			s.bar(i, hypervisor.Blocker{Code: NoTarget, Detail: err.Error()})
+	t, found, b := s.search(wanted)
+	if b != nil {
+		for _, i := range slices.Sorted(maps.Values(wanted)) {
+			s.bar(i, *b)
 		}
 		return
 	}
@@ -58,6 +54,57 @@ func (s *step) plan() {
 		if i := wanted[id]; s.r.Moves[i].To == "" {
 			s.bar(i, s.noTarget(t, found, id))
 		}
+	}
+}
+
+// search looks for a plan in which all that are wanted have a place: first without the hosts that are to be
+// avoided, then with more and more of them, then with room that others make. The blocker is why there is none
+// at all.
+func (s *step) search(wanted map[hypervisor.DomainID]int) (t table, found *balance.Plan, b *hypervisor.Blocker) {
+	for _, try := range s.attempts() {
+		t = s.table(wanted, try.avoid, try.room)
+		var err error
+		if found, err = t.make(); err != nil {
+			return t, nil, &hypervisor.Blocker{Code: NoTarget, Detail: err.Error()}
+		}
+		if b = s.tight(t, found); b == nil && !slices.ContainsFunc(found.Blocked, func(b balance.Blocked) bool { return b.Asked }) {
+			break
+		}
+	}
+	return t, found, b
+}
+
+// attempt is how a plan is looked for.
+type attempt struct {
+	avoid []string // hosts that take nothing
+	room  bool     // others may be moved to make room
+}
+
+func (s *step) attempts() []attempt {
+	out := []attempt{}
+	for n := 0; n < len(s.r.Avoid); n = max(2*n, n+1) {
+		out = append(out, attempt{avoid: s.r.Avoid[:len(s.r.Avoid)-n]})
+	}
+	return append(out, attempt{}, attempt{room: true})
+}
+
+// tight says which host the fleet could not lose with the plan carried out; nil if there is none, or nobody
+// asked.
+func (s *step) tight(t table, p *balance.Plan) *hypervisor.Blocker {
+	if s.r.Headroom <= 0 {
+		return nil
+	}
+	to := s.going()
+	for _, m := range p.Moves {
+		to[t.domains[m.VM].Facts.ID] = t.problem.Hosts[m.To].Name
+	}
+	losses := headroom.Losses(headroom.Picture{Fleet: s.Fleet, Closed: s.r.Hosts, To: to})
+	if len(losses) == 0 {
+		return nil
+	}
+	return &hypervisor.Blocker{
+		Code: headroom.Code, Detail: "the fleet could not lose another host: " + losses[0].String(),
+		Remedy: "make room, or do without it: headroom 0",
 	}
 }
 
@@ -130,9 +177,10 @@ type table struct {
 // kind is what of a domain decides on which hosts it can run.
 type kind struct{ arch, virtType, machine string }
 
-// table closes the run's hosts and all others that are closed. Of the VMs the wanted ones must move; with room,
-// those that may be moved when nobody asked for it can, too. What is planned and not done counts where it goes.
-func (s *step) table(wanted map[hypervisor.DomainID]int, room bool) table {
+// table closes the run's hosts, those to be avoided, and all others that are closed. Of the VMs the wanted ones
+// must move; with room, those that may be moved when nobody asked for it can, too. What is planned and not done
+// counts where it goes.
+func (s *step) table(wanted map[hypervisor.DomainID]int, avoid []string, room bool) table {
 	t := table{
 		problem: &balance.Problem{}, index: map[hypervisor.DomainID]int{}, hosts: map[string]int{}, wanted: wanted, room: room,
 		named: map[string][]int{}, unfit: map[kind][]int{},
@@ -150,7 +198,7 @@ func (s *step) table(wanted map[hypervisor.DomainID]int, room bool) table {
 		t.hosts[name] = len(t.problem.Hosts)
 		t.problem.Hosts = append(t.problem.Hosts, balance.Host{
 			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: max(c.Reserved, 0), Link: link,
-			Cordoned: shut(s.Fleet, h), Draining: slices.Contains(s.r.Hosts, name),
+			Cordoned: shut(s.Fleet, h) || slices.Contains(avoid, name), Draining: slices.Contains(s.r.Hosts, name),
 		})
 		for _, d := range h.Facts.Domains {
 			t.named[d.Name] = append(t.named[d.Name], t.hosts[name])

@@ -16,6 +16,8 @@ const (
 	RunDrain     RunKind = "drain"     // empty hosts, and keep them closed
 	RunRestore   RunKind = "restore"   // open hosts again, and bring back what drains took away
 	RunRebalance RunKind = "rebalance" // moves that stand in the record from the start
+	// RunMaintenance takes hosts out of service and back, some at a time, by drains and restores of its own.
+	RunMaintenance RunKind = "maintenance"
 )
 
 // RunPhase is where a run stands.
@@ -25,6 +27,7 @@ type RunPhase string
 const (
 	RunRequested RunPhase = "requested" // asked for; the leader has not looked at it yet
 	RunRunning   RunPhase = "running"
+	RunStopped   RunPhase = "stopped"   // a maintenance met a failure: a person has it go on, or cancels it
 	RunDone      RunPhase = "done"      // all that was asked
 	RunPartial   RunPhase = "partial"   // over; some VMs stay, with the reason in Blocked
 	RunRefused   RunPhase = "refused"   // never started, nothing was changed
@@ -72,6 +75,15 @@ type Run struct {
 	Skip []hypervisor.DomainID `json:"skip,omitempty"`
 	// None makes a restore open the hosts and bring nothing back.
 	None bool `json:"none,omitempty"`
+	// Parent is the maintenance run that this one belongs to, if any.
+	Parent string `json:"parent,omitempty"`
+	// Avoid are hosts that take a drain's VMs only if no others can, the last ones sooner: they are to be
+	// drained themselves, the first ones soonest.
+	Avoid []string `json:"avoid,omitempty"`
+	// Headroom above 0 has a drain put VMs only where the fleet could still lose any one host.
+	Headroom int `json:"headroom,omitempty"`
+	// Roll is what a maintenance does with each of its hosts.
+	Roll *Roll `json:"roll,omitempty"`
 
 	Cancel  *RunCancel   `json:"cancel,omitempty"`
 	Moves   []RunMove    `json:"moves"`
