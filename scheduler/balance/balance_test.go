@@ -348,3 +348,30 @@ func TestConsolidate(t *testing.T) {
 		t.Errorf("%+v, %v: want 2 hosts in use, none above 0.8", plan.After, err)
 	}
 }
+
+// A fleet that has more to do than it can is not filled further for the sake of an empty host: what limits
+// a host is the whole fleet's load, not that of the hosts that consolidation leaves in use.
+func TestConsolidateKeepsTheLimit(t *testing.T) {
+	p := &Problem{Hosts: []Host{
+		{Name: "a", Cores: 1, Memory: 16 * gibB, Link: 1.25e9, Draining: true},
+		{Name: "b", Cores: 1, Memory: 16 * gibB, Link: 1.25e9},
+		{Name: "c", Cores: 3, Memory: 16 * gibB, Link: 1.25e9, Cordoned: true},
+	}}
+	for i := range 12 {
+		p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", i), Memory: gibB, Mean: Load{CPU: 1}})
+	}
+	p.VMs = append(p.VMs, VM{Name: "small", Host: 2, Memory: gibB, Mean: Load{CPU: 0.5}}, VM{Name: "idle", Host: 1, Memory: gibB})
+	plan, err := Make(p, Options{Mode: Consolidate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, limit := 0.0, 12.5/4
+	for _, m := range plan.Moves {
+		if m.To == 1 {
+			load += float64(p.VMs[m.VM].Mean.CPU)
+		}
+	}
+	if load > limit || load == 0 {
+		t.Errorf("b gets a load of %v, want at most %v, and some", load, limit)
+	}
+}

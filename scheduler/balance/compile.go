@@ -109,7 +109,7 @@ func (c *compiled) compileHosts() {
 		c.hostOf[h.Name] = int32(i)
 	}
 	cpu := make([]float64, len(p.Hosts))
-	var sumCPU, sumCores, sumMem, sumCap float64
+	var sumCPU, sumCores, emptiedCores, sumMem, sumCap float64
 	for i := range p.VMs {
 		v := &p.VMs[i]
 		cpu[v.at()] += float64(v.Mean.CPU)
@@ -131,16 +131,24 @@ func (c *compiled) compileHosts() {
 			sumCap += x.memCap
 			c.onHosts++
 		}
+		if h.emptied {
+			emptiedCores += x.cores
+		}
 	}
 	if sumCores > 0 {
 		c.meanCPU, c.meanMem = sumCPU/sumCores, sumMem/max(sumCap, 1)
+	}
+	// A fleet that has more to do than it can may fill its hosts evenly; leaving some empty is no reason to.
+	overall := 0.0
+	if all := sumCores + emptiedCores; all > 0 {
+		overall = sumCPU / all
 	}
 	for i := range c.hosts {
 		x := &c.hosts[i]
 		x.memMax = x.memCap
 		limit := cpuLimit
 		if c.o.Objective == Contention {
-			limit = max(limit, c.meanCPU)
+			limit = max(limit, overall)
 		}
 		if c.o.Mode == Consolidate {
 			limit -= c.o.Reserve

@@ -14,6 +14,7 @@ func consolidated(p *Problem, o Options) (*Problem, map[int]bool) {
 	c := compile(&q, o)
 	s := newState(c)
 	x := newSearch(s, nil)
+	x.settle(s.mustMove()) // they come first: a host that they need stays in use
 	order := make([]int, 0, len(p.Hosts))
 	cost := make([]float64, len(p.Hosts))
 	for h := range p.Hosts {
@@ -29,7 +30,7 @@ func consolidated(p *Problem, o Options) (*Problem, map[int]bool) {
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cost[a], cost[b]) })
 	for _, h := range order {
 		if x.empty(int32(h)) {
-			q.Hosts[h].Draining = true
+			q.Hosts[h].Draining, q.Hosts[h].emptied = true, true
 			emptied[h] = true
 		}
 	}

@@ -27,6 +27,8 @@ type Host struct {
 	Link             hypervisor.BytesPerSecond // of the migration network, each way
 	Cordoned         bool                      // takes no domains
 	Draining         bool                      // is to be emptied, and takes none
+
+	emptied bool // drains because this plan chose it: what limits others is reckoned as if it did not
 }
 
 // Load is what a domain asks for.
