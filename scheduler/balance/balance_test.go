@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -61,6 +62,7 @@ func drawOptions(t *rapid.T, p *Problem) Options {
 		Mode:      rapid.SampledFrom([]Mode{Balance, Consolidate, Drain}).Draw(t, "mode"),
 		Objective: rapid.SampledFrom([]Objective{Contention, Score}).Draw(t, "objective"),
 		MaxMoves:  rapid.IntRange(0, 5).Draw(t, "most moves"), MaxBytes: hypervisor.Bytes(rapid.IntRange(0, 20).Draw(t, "most GiB")) * gibB,
+		MaxTime:     time.Duration(rapid.SampledFrom([]int{0, 0, 3, 20}).Draw(t, "most seconds")) * time.Second,
 		Evaluations: 3000, Explain: rapid.Bool().Draw(t, "explain"),
 	}
 	if !slices.ContainsFunc(p.Hosts, func(h Host) bool { return h.Draining }) && o.Mode == Drain {
@@ -132,7 +134,22 @@ func replay(t *rapid.T, p *Problem, o Options, plan *Plan) []int {
 	if o.MaxMoves > 0 && len(plan.Moves) > o.MaxMoves {
 		t.Fatalf("%d moves, at most %d", len(plan.Moves), o.MaxMoves)
 	}
+	if o.MaxTime > 0 && plan.Makespan > o.MaxTime {
+		t.Fatalf("takes %s, at most %s", plan.Makespan, o.MaxTime)
+	}
+	if size := sent(p, plan); o.MaxBytes > 0 && size > o.MaxBytes {
+		t.Fatalf("moves of %s, at most %s", size, o.MaxBytes)
+	}
 	return at
+}
+
+// sent is the memory of all moves.
+func sent(p *Problem, plan *Plan) hypervisor.Bytes {
+	size := hypervisor.Bytes(0)
+	for _, m := range plan.Moves {
+		size += p.VMs[m.VM].Memory
+	}
+	return size
 }
 
 func meanUtilisation(p *Problem) float64 {
@@ -373,5 +390,32 @@ func TestConsolidateKeepsTheLimit(t *testing.T) {
 	}
 	if load > limit || load == 0 {
 		t.Errorf("b gets a load of %v, want at most %v, and some", load, limit)
+	}
+}
+
+// A move by way of a staging host is two, also for the bounds: two VMs that must never meet change places with
+// three moves or not at all.
+func TestStagingCountsTwice(t *testing.T) {
+	p := &Problem{
+		VMs: []VM{
+			{Name: "v", Host: 2, Memory: gibB, Mean: Load{CPU: 1}, Peak: Load{CPU: 1}},
+			{Name: "w", Host: 0, Memory: gibB, Mean: Load{CPU: 0.5}, Peak: Load{CPU: 0.5}, Pinned: true},
+			{Name: "x", Host: 1, Memory: gibB, Mean: Load{CPU: 1}, Peak: Load{CPU: 1}, Pinned: true},
+			{Name: "y", Host: 1, Memory: gibB, Mean: Load{CPU: 0.5}, Peak: Load{CPU: 0.5}},
+		},
+		Groups: []Group{{Name: "g", VMs: []int{0, 3}, Apart: true, Required: true}},
+	}
+	for i, cores := range []hypervisor.Cores{1, 3, 1} {
+		p.Hosts = append(p.Hosts, Host{Name: fmt.Sprint("h", i), Cores: cores, Memory: 4 * gibB, Link: 1.25e9})
+	}
+	for _, tc := range []struct {
+		most  int
+		bytes hypervisor.Bytes
+		want  int
+	}{{0, 0, 3}, {3, 3 * gibB, 3}, {2, 0, 0}, {0, 2 * gibB, 0}} {
+		plan, err := Make(p, Options{MaxMoves: tc.most, MaxBytes: tc.bytes})
+		if err != nil || len(plan.Moves) != tc.want {
+			t.Errorf("%+v: %d moves: %+v, %v", tc, len(plan.Moves), plan, err)
+		}
 	}
 }

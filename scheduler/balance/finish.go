@@ -106,17 +106,19 @@ func (x *search) schedule(items []int32) ([]step, time.Duration, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	if limit := x.o.MaxTime; limit > 0 && res.Makespan > limit {
-		// As many of the most valuable as there is time for.
+	if x.exceeds(items, res) {
+		// As many of the most valuable as there is time for, and moves for staging.
 		fits := sort.Search(len(items), func(n int) bool {
-			r, e := x.ordered(items[:n+1], -1)
+			r, e := x.ordered(items[:n+1], 0)
 			err = errors.Join(err, e)
-			return e != nil || r.Makespan > limit
+			return e != nil || x.exceeds(items, r)
 		})
 		x.giveUp(items[fits:], Bounded, "")
 		items = items[:fits]
-		res, e := x.ordered(items, 0)
-		if err = errors.Join(err, e); err != nil || len(res.Steps) == 0 {
+		if err != nil {
+			return nil, 0, err
+		}
+		if res, err = x.ordered(items, 0); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -133,6 +135,18 @@ func (x *search) schedule(items []int32) ([]step, time.Duration, error) {
 		steps = x.oneByOne(items)
 	}
 	return steps, res.Makespan, nil
+}
+
+// exceeds: the steps take more time than there is, or are more moves or bytes, as those through staging hosts
+// count twice.
+func (x *search) exceeds(items []int32, r order.Result) bool {
+	moves, size := 0.0, 0.0
+	for _, s := range r.Steps {
+		it := &x.items[items[s.Move]]
+		moves, size = moves+float64(it.moves), size+it.gib
+	}
+	return x.o.MaxTime > 0 && r.Makespan > x.o.MaxTime ||
+		x.maxMoves.limit > 0 && moves > x.maxMoves.limit || x.maxGiB.limit > 0 && size > x.maxGiB.limit+slack
 }
 
 // within takes back what exceeds the bounds on moves and bytes.
