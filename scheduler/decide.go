@@ -200,7 +200,12 @@ func (p *pass) admit(m precopy.Stored) {
 		return
 	}
 	dom, ok := domain(src, m.UUID)
-	if !ok {
+	switch {
+	case ok:
+	case p.Fleet.Arriving(m.UUID) == m.Source:
+		p.wait(m, fmt.Sprintf("waiting: %s has just come to %s, whose next report will show it", m.Domain, m.Source))
+		return
+	default:
 		p.refuse(m, hypervisor.Blocker{Code: hypervisor.BlockUnknownDomain, Detail: fmt.Sprintf("%s is not on %s", m.Domain, m.Source)})
 		return
 	}

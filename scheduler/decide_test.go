@@ -61,6 +61,13 @@ func add(s *fleet.Snapshot, id, vm, source, target string, phase precopy.Phase) 
 	return m
 }
 
+// arrived adds a migration that is done.
+func arrived(s *fleet.Snapshot, id, vm, source, target string, at time.Time) {
+	m := add(s, id, vm, source, target, precopy.Done)
+	m.Finished = &at
+	s.Migrations[id] = m
+}
+
 func inputs(s *fleet.Snapshot) Inputs {
 	return Inputs{
 		Fleet: s, Limits: DefaultLimits(), Placer: LeastLoaded{}, Leader: "me", Fence: 7, Now: t0,
@@ -218,6 +225,18 @@ func TestDecide(t *testing.T) {
 		}, []string{"m1 refused h1 same-host"}},
 		{"a VM that has gone", func(s *fleet.Snapshot, _ *Inputs) {
 			add(s, "m1", "zz", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 unknown-vm"}},
+		{"a VM that has just come, and that nobody reports yet, is waited for", func(s *fleet.Snapshot, _ *Inputs) {
+			arrived(s, "m0", "x", "h2", "h1", t0.Add(-2*time.Second))
+			add(s, "m1", "x", "h1", "h2", precopy.Requested)
+		}, []string{"m1 requested h2 waiting"}},
+		{"but not for long", func(s *fleet.Snapshot, _ *Inputs) {
+			arrived(s, "m0", "x", "h2", "h1", t0.Add(-time.Minute))
+			add(s, "m1", "x", "h1", "h2", precopy.Requested)
+		}, []string{"m1 refused h2 unknown-vm"}},
+		{"nor where it has not come", func(s *fleet.Snapshot, _ *Inputs) {
+			arrived(s, "m0", "x", "h2", "h3", t0.Add(-2*time.Second))
+			add(s, "m1", "x", "h1", "h2", precopy.Requested)
 		}, []string{"m1 refused h2 unknown-vm"}},
 		{"a pinned VM", func(s *fleet.Snapshot, _ *Inputs) {
 			s.VMs = map[hypervisor.DomainID]policy.VMRecord{"id-a": {Pinned: new(true)}}

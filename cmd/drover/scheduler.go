@@ -60,6 +60,9 @@ func runScheduler(c *cli.Context) error {
 	if err := conf.Load(conf.FromContext(c), settings); err != nil {
 		return err
 	}
+	if settings.EmbeddedDir != "" && c.IsSet("etcd-endpoints") {
+		return cliargs.Usagef(c, "--etcd-endpoints does not go with --embedded-etcd: the store is in this process")
+	}
 	log, err := logs.New(c.App.ErrWriter, settings.Format, settings.Level)
 	if err != nil {
 		return err

@@ -58,6 +58,9 @@ func withStore(ctx context.Context, c *cli.Context, do action) error {
 	if err != nil {
 		return err
 	}
+	if d := storeTimeout(c); d <= 0 {
+		return cliargs.Usagef(c, "--timeout %v: want more than 0", d)
+	}
 	var settings conf.Client
 	if err := conf.Load(conf.FlagsAndEnvironment(c), &settings); err != nil {
 		return err

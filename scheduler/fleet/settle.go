@@ -3,6 +3,7 @@ package fleet
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"drover/hypervisor"
 	"drover/precopy"
@@ -45,6 +46,25 @@ func (s *Snapshot) lags(m precopy.Stored) bool {
 		return false
 	}
 	return src.LoadRevision < m.Revision || dst.FactsRevision < m.Revision
+}
+
+// arrivalGrace is how long a host's report may trail a migration that ended there: one period of reports,
+// on a busy host, and what the clocks differ by.
+const arrivalGrace = 15 * time.Second
+
+// Arriving returns the host to which a migration has brought the domain so lately that no report may show
+// it yet, neither the target's nor, any more, the source's; empty when there is none.
+func (s *Snapshot) Arriving(id hypervisor.DomainID) string {
+	var last precopy.Stored
+	for _, m := range s.Migrations {
+		if m.UUID == id && m.Phase == precopy.Done && m.Revision > last.Revision {
+			last = m
+		}
+	}
+	if last.Finished == nil || s.Now.Sub(*last.Finished).Abs() > arrivalGrace {
+		return ""
+	}
+	return last.Target
 }
 
 // move takes the domain from the source's reports into the target's, on copies of both.
