@@ -75,7 +75,7 @@ func (l *Loop) unlearned(m precopy.Stored) bool {
 	return ok && !l.memory.Learned[m.ID]
 }
 
-// tend removes profiles that no host has a domain for.
+// tend removes profiles that no host has a domain for, and plans of long ago.
 func (l *Loop) tend(ctx context.Context) error {
 	snap := l.State.Snapshot()
 	if snap == nil {
@@ -85,5 +85,8 @@ func (l *Loop) tend(ctx context.Context) error {
 	for _, d := range snap.Domains() {
 		reported[d.Facts.ID] = true
 	}
-	return l.tolerate(ctx, "profiles not tended", l.Profiles.Tend(ctx, reported))
+	if err := l.tolerate(ctx, "profiles not tended", l.Profiles.Tend(ctx, reported)); err != nil || l.Plans == nil {
+		return err
+	}
+	return l.tolerate(ctx, "past plans not pruned", l.Plans.Prune(ctx))
 }

@@ -35,13 +35,14 @@ type Orders interface {
 	Prune(ctx context.Context) error
 }
 
-// Config is what a Loop is made of; all but Limits and Placer is needed.
+// Config is what a Loop is made of; all but Limits, Placer and Plans is needed. Without Plans nothing moves by itself.
 type Config struct {
 	Identity string
 	Fence    int64
 	State    State
 	Orders   Orders
 	Runs     Runs
+	Plans    Plans
 	Profiles Profiles
 	Asker    Asker
 	Placer   Placer
@@ -66,6 +67,8 @@ type Loop struct {
 	memory Memory
 	clocks clocks
 	kick   chan struct{} // a preflight came back
+
+	automatic automatic
 }
 
 // NewLoop returns a loop that does nothing until Run.
@@ -164,7 +167,10 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 			})
 		}
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return l.automate(ctx, snap)
 }
 
 // retire moves what is over and done with to the history.

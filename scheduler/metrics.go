@@ -15,6 +15,7 @@ type Metrics struct {
 	decisions *prometheus.CounterVec
 	hosts     *prometheus.GaugeVec
 	phases    *prometheus.GaugeVec
+	auto      autoMetrics
 }
 
 // NewMetrics registers the leader's metrics.
@@ -38,6 +39,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Help: "Unfinished migrations, by phase.",
 		}, []string{"phase"}),
 	}
+	m.auto = newAutoMetrics(r)
 	r.MustRegister(m.pass, m.decisions, m.hosts, m.phases)
 	return m
 }
@@ -55,6 +57,11 @@ func (m *Metrics) passed(took time.Duration, s *fleet.Snapshot) {
 	}
 	m.hosts.WithLabelValues("alive").Set(float64(alive))
 	m.hosts.WithLabelValues("away").Set(float64(len(s.Hosts) - alive))
+	paused := 0.0
+	if s.Pause != nil {
+		paused = 1
+	}
+	m.auto.paused.Set(paused)
 	count := map[precopy.Phase]int{}
 	for _, mg := range s.Migrations {
 		count[mg.Phase]++

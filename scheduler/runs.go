@@ -7,6 +7,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/precopy/forecast"
+	"drover/scheduler/auto"
 	"drover/scheduler/drain"
 	"drover/scheduler/fleet"
 )
@@ -31,9 +32,12 @@ type RunWrite struct {
 // runLife is how long a run that is over is kept; longer while a host is cordoned by it.
 const runLife = 30 * 24 * time.Hour
 
-// runs takes every run one step on.
+// runs takes every run one step on, but for automatic ones, which have their own pass.
 func (p *pass) runs() {
 	for _, r := range p.Fleet.UnfinishedRuns() {
+		if auto.Owns(r.Run) {
+			continue
+		}
 		next, requests := drain.Step(drain.Input{
 			Run: r, Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
 			Foresee: Foresee(p.Fleet, nil, p.Now),

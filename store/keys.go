@@ -31,14 +31,21 @@ const (
 	activePrefix     = live + "active/"
 	sharesPrefix     = live + "shares/"
 	runsPrefix       = live + "runs/"
+	plansPrefix      = live + "plans/"
+	fleetPrefix      = live + "fleet/"
 	asksPrefix       = live + "ask/"
 	answersPrefix    = live + "answer/"
 	leaderKey        = live + "leader"
 	historyPrefix    = past + "history/"
 	eventsPrefix     = past + "events/"
+	// pastPlansPrefix has plans that have ended, inputsPrefix what plans were made from: ID/PART.
+	pastPlansPrefix = past + "plans/"
+	inputsPrefix    = past + "inputs/"
 	// profilesPrefix has what earlier migrations have shown of a domain, by UUID. It is written by the
 	// leader, and goes when no host has reported the domain for [ProfileLife].
 	profilesPrefix = lore + "profiles/"
+	// loadPrefix has what the leader knows of VMs' load, in parts by number.
+	loadPrefix = lore + "load/"
 )
 
 // The parts of a host's reports. All but partSeen are under the agent's lease.

@@ -22,10 +22,12 @@ type picture struct {
 	hosts      map[string]*fleet.Host
 	migrations map[string]precopy.Stored
 	runs       map[string]fleet.StoredRun
+	plans      map[string]fleet.StoredPlan
+	pause      *fleet.Pause
 	vms        map[hypervisor.DomainID]policy.VMRecord
 	policy     policy.Stored
 	leader     *fleet.LeaderInfo
-	shared     bool // hosts, migrations and runs were handed out
+	shared     bool // hosts, migrations, runs and plans were handed out
 	sharedVMs  bool // vms was; it is larger, and changes seldom
 	broken     map[string]error
 }
@@ -37,6 +39,7 @@ func newPicture(log *slog.Logger) *picture {
 		hosts:      map[string]*fleet.Host{},
 		migrations: map[string]precopy.Stored{},
 		runs:       map[string]fleet.StoredRun{},
+		plans:      map[string]fleet.StoredPlan{},
 		vms:        map[hypervisor.DomainID]policy.VMRecord{},
 		broken:     map[string]error{},
 	}
@@ -46,15 +49,16 @@ func newPicture(log *slog.Logger) *picture {
 func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
 	p.shared, p.sharedVMs = true, true
 	return &fleet.Snapshot{
-		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Runs: p.runs, Leader: p.leader,
-		Policy: p.policy, VMs: p.vms,
+		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Runs: p.runs, Plans: p.plans,
+		Pause: p.pause, Leader: p.leader, Policy: p.policy, VMs: p.vms,
 	}
 }
 
 // own makes the maps the picture's own again, before a change.
 func (p *picture) own() {
 	if p.shared {
-		p.hosts, p.migrations, p.runs = maps.Clone(p.hosts), maps.Clone(p.migrations), maps.Clone(p.runs)
+		p.hosts, p.migrations = maps.Clone(p.hosts), maps.Clone(p.migrations)
+		p.runs, p.plans = maps.Clone(p.runs), maps.Clone(p.plans)
 		p.shared = false
 	}
 }
@@ -112,9 +116,11 @@ func (p *picture) put(e kv.Entry, now time.Time) bool {
 }
 
 // doubt leaves word of intent that can't be read: what is promised to a VM is then not known, which is
-// not the same as nothing being promised.
+// not the same as nothing being promised. A pause that can't be read is one: somebody wanted it.
 func (p *picture) doubt(e kv.Entry, err error) {
-	if e.Key == policyKey {
+	if e.Key == fleetPrefix+PauseID {
+		p.pause = &fleet.Pause{Act: fleet.Act{By: "a record that can't be read"}}
+	} else if e.Key == policyKey {
 		p.policy = policy.Stored{Revision: e.Mod, Fault: err.Error()}
 	} else if id, ok := strings.CutPrefix(e.Key, vmsPrefix); ok {
 		p.ownVMs()[hypervisor.DomainID(id)] = policy.VMRecord{Fault: err.Error()}
@@ -150,8 +156,14 @@ func (p *picture) part(key string) setter {
 	if id, ok := strings.CutPrefix(key, runsPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setRun(id, e) }
 	}
-	if key == policyKey {
+	if id, ok := strings.CutPrefix(key, plansPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setPlan(id, e) }
+	}
+	switch key {
+	case policyKey:
 		return p.setPolicy
+	case fleetPrefix + PauseID:
+		return p.setPause
 	}
 	if id, ok := strings.CutPrefix(key, vmsPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setVM(hypervisor.DomainID(id), e) }
@@ -205,6 +217,32 @@ func (p *picture) setRun(id string, e *kv.Entry) error {
 		return err
 	}
 	p.runs[id] = r
+	return nil
+}
+
+func (p *picture) setPlan(id string, e *kv.Entry) error {
+	delete(p.plans, id)
+	if e == nil {
+		return nil
+	}
+	r := fleet.StoredPlan{Revision: e.Mod}
+	if err := decode(e.Value, &r.Plan); err != nil {
+		return err
+	}
+	p.plans[id] = r
+	return nil
+}
+
+func (p *picture) setPause(e *kv.Entry, _ time.Time) error {
+	p.pause = nil
+	if e == nil {
+		return nil
+	}
+	var r fleet.Pause
+	if err := decode(e.Value, &r); err != nil {
+		return err
+	}
+	p.pause = &r
 	return nil
 }
 

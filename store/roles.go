@@ -36,7 +36,7 @@ func (r Role) Access() []kv.Access {
 		write(migrationsPrefix, progressPrefix, activePrefix, sharesPrefix, asksPrefix, answersPrefix)
 	case RoleScheduler:
 		write(hostsPrefix, vmsPrefix, migrationsPrefix, progressPrefix, activePrefix, sharesPrefix, runsPrefix,
-			asksPrefix, answersPrefix, historyPrefix, eventsPrefix, profilesPrefix)
+			plansPrefix, asksPrefix, answersPrefix, historyPrefix, eventsPrefix, pastPlansPrefix, inputsPrefix, profilesPrefix, loadPrefix)
 		list = append(list, kv.Access{Key: leaderKey, Write: true})
 	case RoleAdmin:
 		// A restore writes everything.

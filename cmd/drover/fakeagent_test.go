@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,18 @@ import (
 type fakeFleet struct {
 	mu      sync.Mutex
 	domains map[string][]hypervisor.DomainFacts // by host
+	cpu     map[string]hypervisor.Cores         // by domain's name; half a core for those not in it
+	every   time.Duration                       // a report; 300 ms if not set
+}
+
+// load is what a domain uses, of the CPU.
+func (f *fakeFleet) load(name string) hypervisor.Cores {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cpu, ok := f.cpu[name]; ok {
+		return cpu
+	}
+	return 0.5
 }
 
 // fakeAgent is one host's agent.
@@ -97,7 +110,7 @@ func (a *fakeAgent) publish(ctx context.Context) error {
 		}
 		load.Domains = append(load.Domains, hypervisor.DomainLoad{
 			Problem: problem,
-			ID:      d.ID, State: hypervisor.StateRunning, CPU: 0.5, Memory: d.Memory, Rx: 1 << 20, Tx: 1 << 20,
+			ID:      d.ID, State: hypervisor.StateRunning, CPU: a.fleet.load(d.Name), Memory: d.Memory, Rx: 1 << 20, Tx: 1 << 20,
 			Dirty: &hypervisor.DirtySample{Rate: 2 << 20, Window: time.Second, At: load.At},
 		})
 	}
@@ -116,7 +129,7 @@ func (a *fakeAgent) report(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(cmp.Or(a.fleet.every, 300*time.Millisecond)):
 			_ = a.publish(ctx) // the store may be away; the next report follows
 		}
 	}

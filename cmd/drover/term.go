@@ -92,7 +92,7 @@ func (t *terms) term(ctx context.Context) error {
 	}()
 	err = scheduler.NewLoop(scheduler.Config{
 		Identity: t.identity, Fence: fence.Create, State: settled{view}, Orders: orders{t.store, fence},
-		Runs: runs{t.store, fence}, Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
+		Runs: runs{t.store, fence}, Plans: plans{t.store, fence}, Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
 	}).Run(ctx)
 	select {
 	case <-leadership.Done():

@@ -37,13 +37,15 @@ type world struct {
 	vms      map[string]*guest
 	policy   policy.Document
 	cordoned map[string]bool
-	records  Records
+	plans    []fleet.StoredPlan
+	pause    *fleet.Pause
 	runs     map[string]fleet.StoredRun
 	// migrations are all that ever were.
 	migrations map[string]precopy.Stored
 	memory     *Memory
 	settings   Settings
 	requests   []precopy.Migration
+	retired    []string // plans
 	logs       []string
 	revision   int64
 	takes      time.Duration // of a migration
@@ -51,7 +53,7 @@ type world struct {
 
 func newWorld(hosts int, vms map[string]*guest) *world {
 	w := &world{
-		now: t0, vms: vms, cordoned: map[string]bool{}, memory: NewMemory(), settings: DefaultSettings(),
+		now: t0, vms: vms, cordoned: map[string]bool{}, memory: NewMemory(signal.Slot), settings: DefaultSettings(),
 		migrations: map[string]precopy.Stored{}, runs: map[string]fleet.StoredRun{}, takes: 2 * time.Minute,
 	}
 	w.settings.Level = Full
@@ -63,7 +65,12 @@ func newWorld(hosts int, vms map[string]*guest) *world {
 
 func (w *world) snapshot() *fleet.Snapshot {
 	w.revision++
-	s := &fleet.Snapshot{Revision: w.revision, Now: w.now, Hosts: map[string]*fleet.Host{}, Migrations: maps.Clone(w.migrations), Runs: maps.Clone(w.runs)}
+	s := &fleet.Snapshot{Revision: w.revision, Now: w.now, Hosts: map[string]*fleet.Host{}, Migrations: maps.Clone(w.migrations), Runs: maps.Clone(w.runs), Pause: w.pause, Plans: map[string]fleet.StoredPlan{}}
+	for _, p := range w.plans {
+		if !slices.Contains(w.retired, p.ID) {
+			s.Plans[p.ID] = p
+		}
+	}
 	s.Policy.Document = w.policy
 	for _, name := range w.hosts {
 		h := &fleet.Host{
@@ -92,7 +99,7 @@ func (w *world) pass(t interface{ Fatalf(string, ...any) }) {
 	w.now = w.now.Add(time.Minute)
 	s := w.snapshot()
 	look := w.memory.See(s, w.settings.Rule, w.now)
-	in := Inputs{Fleet: s, Records: w.records, Memory: w.memory, Settings: w.settings, Look: look, Now: w.now}
+	in := Inputs{Fleet: s, Memory: w.memory, Settings: w.settings, Look: look, Now: w.now}
 	decisions, err := Decide(in)
 	if err != nil {
 		t.Fatalf("Decide: %v", err)
@@ -136,7 +143,7 @@ func (w *world) carryOut(t interface{ Fatalf(string, ...any) }, d Decision) {
 	}
 	if d.Plan != nil {
 		d.Plan.Revision++
-		w.records.Plans = append(slices.DeleteFunc(slices.Clone(w.records.Plans), func(p StoredPlan) bool { return p.ID == d.Plan.ID }), *d.Plan)
+		w.plans = append(slices.DeleteFunc(slices.Clone(w.plans), func(p fleet.StoredPlan) bool { return p.ID == d.Plan.ID }), *d.Plan)
 	}
 	if d.Run != nil {
 		if w.runs[d.Run.ID].Revision != d.Run.Revision {
@@ -154,6 +161,9 @@ func (w *world) carryOut(t interface{ Fatalf(string, ...any) }, d Decision) {
 		}
 		w.requests = append(w.requests, *m)
 		w.migrations[m.ID] = precopy.Stored{Migration: *m}
+	}
+	if d.Retire != nil {
+		w.retired = append(w.retired, d.Retire.ID)
 	}
 	if d.Cancel != nil {
 		w.migrations[d.Cancel.ID] = *d.Cancel
@@ -197,8 +207,8 @@ func (w *world) loadOf(host string) (sum float64) {
 func TestFullRelievesAHotHost(t *testing.T) {
 	w := newWorld(3, hot())
 	w.run(t, 55*time.Minute)
-	if len(w.records.Plans) != 0 {
-		t.Fatalf("a plan before VMs were seen for an hour: %+v", w.records.Plans)
+	if len(w.plans) != 0 {
+		t.Fatalf("a plan before VMs were seen for an hour: %+v", w.plans)
 	}
 	w.run(t, time.Hour)
 	if got := w.loadOf("h0"); got > 0.85*8 {
@@ -212,7 +222,7 @@ func TestFullRelievesAHotHost(t *testing.T) {
 			t.Errorf("asked for: %+v", m)
 		}
 	}
-	run, plan := w.last(), w.records.Plans[0]
+	run, plan := w.last(), w.plans[0]
 	if run.Phase != fleet.RunDone || run.Finished == nil || plan.Ending != "done" || plan.Run != run.ID || plan.Approved.By != Scheduler {
 		t.Errorf("plan %+v\nrun %+v", plan.Plan, run)
 	}
@@ -227,17 +237,22 @@ func TestLevels(t *testing.T) {
 	manual := newWorld(3, hot())
 	manual.settings.Level = Manual
 	manual.run(t, 3*time.Hour)
-	if len(manual.records.Plans) != 0 {
-		t.Errorf("manual: %+v", manual.records.Plans)
+	if len(manual.plans) != 1 || len(manual.runs) != 0 || len(manual.plans[0].Moves) == 0 {
+		t.Fatalf("manual: %d plans, %d runs, want one plan that recommends", len(manual.plans), len(manual.runs))
+	}
+	manual.settings.Level = Full
+	manual.run(t, time.Hour)
+	if a := manual.plans[0].Approved; a == nil || a.By != Scheduler || len(manual.requests) == 0 {
+		t.Errorf("full by now: %+v, %v", manual.plans[0], manual.logs)
 	}
 
 	w := newWorld(3, hot())
 	w.settings.Level = Partial
 	w.run(t, 2*time.Hour)
-	if len(w.records.Plans) != 1 || len(w.runs) != 0 {
-		t.Fatalf("partial: %d plans, %d runs, want one plan that waits", len(w.records.Plans), len(w.runs))
+	if len(w.plans) != 1 || len(w.runs) != 0 {
+		t.Fatalf("partial: %d plans, %d runs, want one plan that waits", len(w.plans), len(w.runs))
 	}
-	w.records.Plans[0].Approved = &Act{By: "alice", At: w.now}
+	w.plans[0].Approved = &fleet.Act{By: "alice", At: w.now}
 	w.run(t, time.Hour)
 	if len(w.requests) == 0 || w.last().Finished == nil {
 		t.Errorf("approved, but: %v", w.logs)
@@ -245,7 +260,7 @@ func TestLevels(t *testing.T) {
 
 	for name, change := range map[string]func(*world){
 		"expired":   func(w *world) { w.now = w.now.Add(24 * time.Hour) },
-		"withdrawn": func(w *world) { w.records.Plans[0].Withdrawn = &Act{By: "alice"} },
+		"withdrawn": func(w *world) { w.plans[0].Withdrawn = &fleet.Act{By: "alice"} },
 	} {
 		w := newWorld(3, hot())
 		w.settings.Level = Partial
@@ -253,9 +268,44 @@ func TestLevels(t *testing.T) {
 		change(w)
 		w.settings.Level = Manual
 		w.run(t, time.Hour)
-		if p := w.records.Plans[0]; p.Ending != name || len(w.requests) != 0 {
+		if p := w.plans[0]; string(p.Ending) != name || len(w.requests) != 0 {
 			t.Errorf("%s: %+v", name, p.Plan)
 		}
+	}
+}
+
+// TestWaitingPlan: a plan that waits ends when it has lost its sense, and another one is made once there is sense
+// in it again; a person's no holds as long as the plan would have waited.
+func TestWaitingPlan(t *testing.T) {
+	calm := func(w *world, load float64) {
+		for _, g := range w.vms {
+			g.load = load
+		}
+	}
+	w := newWorld(3, hot())
+	w.settings.Level = Partial
+	w.run(t, 2*time.Hour)
+	calm(w, 0.3)
+	w.run(t, 2*time.Hour)
+	if p := w.plans[0]; p.Ending != fleet.PlanOutdated || !strings.Contains(p.Why, "core-minutes by now") || len(w.plans) != 1 {
+		t.Fatalf("%+v", w.plans)
+	}
+	calm(w, 1)
+	w.run(t, 3*time.Hour)
+	if len(w.plans) != 2 || w.plans[1].Ended != nil || len(w.retired) != 1 {
+		t.Fatalf("hot again: %+v", w.plans)
+	}
+	w.plans[1].Withdrawn = &fleet.Act{By: "alice", At: w.now}
+	until := w.plans[1].Expires
+	for w.now.Before(until) {
+		w.pass(t)
+		if len(w.plans) != 2 && w.now.Before(until) {
+			t.Fatalf("%s before the withdrawn plan would have expired: %+v", until.Sub(w.now), w.plans)
+		}
+	}
+	w.run(t, 30*time.Minute)
+	if len(w.plans) != 3 || w.plans[2].Ended != nil || len(w.requests) != 0 || len(w.retired) != 2 {
+		t.Errorf("after it: %+v", w.plans)
 	}
 }
 
@@ -264,41 +314,41 @@ func ready(t *testing.T) *world {
 	w := newWorld(3, hot())
 	w.settings.Level = Partial
 	w.run(t, 2*time.Hour)
-	if len(w.records.Plans) != 1 {
-		t.Fatalf("%d plans", len(w.records.Plans))
+	if len(w.plans) != 1 {
+		t.Fatalf("%d plans", len(w.plans))
 	}
 	w.settings.Level = Manual // no other plan than this
-	w.records.Plans[0].Approved = &Act{By: "alice", At: w.now}
+	w.plans[0].Approved = &fleet.Act{By: "alice", At: w.now}
 	return w
 }
 
 func TestJudgedAgainBeforeEachMove(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		change func(*world, Move)
+		change func(*world, fleet.PlanMove)
 		why    string
 	}{
-		{"the VM has moved", func(w *world, m Move) { w.vms[m.Domain].host = "h2" }, "it is on h2, no longer on h0"},
-		{"the VM is gone", func(w *world, m Move) { delete(w.vms, m.Domain) }, "it runs on no host that reports"},
-		{"the target is cordoned", func(w *world, m Move) { w.cordoned[m.To] = true }, "host-cordoned: "},
-		{"opted out", func(w *world, m Move) { w.policy.Default.Automatic = new(false) }, "its policy lets it move only when somebody asks"},
-		{"pinned", func(w *world, m Move) { w.policy.Default.Pinned = new(true) }, "pinned: "},
-		{"the VM rests", func(w *world, m Move) {
+		{"the VM has moved", func(w *world, m fleet.PlanMove) { w.vms[m.Domain].host = "h2" }, "it is on h2, no longer on h0"},
+		{"the VM is gone", func(w *world, m fleet.PlanMove) { delete(w.vms, m.Domain) }, "it runs on no host that reports"},
+		{"the target is cordoned", func(w *world, m fleet.PlanMove) { w.cordoned[m.To] = true }, "host-cordoned: "},
+		{"opted out", func(w *world, m fleet.PlanMove) { w.policy.Default.Automatic = new(false) }, "its policy lets it move only when somebody asks"},
+		{"pinned", func(w *world, m fleet.PlanMove) { w.policy.Default.Pinned = new(true) }, "pinned: "},
+		{"the VM rests", func(w *world, m fleet.PlanMove) {
 			ended := w.now
 			w.migrations["x"] = precopy.Stored{Migration: precopy.Migration{ID: "x", UUID: m.UUID, Source: "h9", Target: m.From, Phase: precopy.Done, Finished: &ended}}
 		}, "it rests for another 28m0s after its last move"},
-		{"the VM was there today", func(w *world, m Move) {
+		{"the VM was there today", func(w *world, m fleet.PlanMove) {
 			ended := w.now.Add(-5 * time.Hour)
 			w.migrations["x"] = precopy.Stored{Migration: precopy.Migration{ID: "x", UUID: m.UUID, Source: m.To, Target: m.From, Phase: precopy.Done, Finished: &ended}}
 		}, "it left h2 less than 24h0m0s ago"},
-		{"another migration", func(w *world, m Move) {
+		{"another migration", func(w *world, m fleet.PlanMove) {
 			w.migrations["x"] = precopy.Stored{Migration: precopy.Migration{ID: "x", UUID: m.UUID, Source: m.From, Target: m.To, Phase: precopy.Copying}}
 		}, "another migration of it is under way"},
-		{"kept apart", func(w *world, m Move) {
+		{"kept apart", func(w *world, m fleet.PlanMove) {
 			w.policy.Groups = []policy.Group{{Name: "g", VMs: []string{m.Domain, "vm13"}, Kind: policy.Apart, Strength: policy.Required}}
 			w.vms["vm13"].host = m.To
 		}, "it must be kept apart from vm13, which is on h2"},
-		{"no longer worth it", func(w *world, m Move) {
+		{"no longer worth it", func(w *world, m fleet.PlanMove) {
 			for range 60 {
 				for _, g := range w.vms {
 					g.load = 0.5
@@ -310,7 +360,7 @@ func TestJudgedAgainBeforeEachMove(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := ready(t)
-			first := w.records.Plans[0].Moves[0]
+			first := w.plans[0].Moves[0]
 			tc.change(w, first)
 			w.run(t, 3*time.Minute)
 			m := w.last().Moves[0]
@@ -332,8 +382,8 @@ func TestPauseAndWindows(t *testing.T) {
 		waiting    string
 	}{
 		{
-			"paused", func(w *world) { w.records.Pause = &Pause{Act: Act{By: "bob"}} },
-			func(w *world) { w.records.Pause = nil }, "the fleet is paused by bob",
+			"paused", func(w *world) { w.pause = &fleet.Pause{Act: fleet.Act{By: "bob"}} },
+			func(w *world) { w.pause = nil }, "the fleet is paused by bob",
 		},
 		{
 			"outside the window", func(w *world) { w.settings.Calendar = night },
@@ -367,7 +417,7 @@ func TestPauseAndWindows(t *testing.T) {
 	t.Run("too late for the window", func(t *testing.T) {
 		w := ready(t)
 		w.settings.Calendar = night
-		w.records.Plans[0].Moves[0].Seconds = 50
+		w.plans[0].Moves[0].Seconds = 50
 		w.now = t0.Add(5*time.Hour - 3*time.Minute) // the run begins a minute later
 		w.pass(t)
 		w.now = t0.Add(5*time.Hour - 100*time.Second) // 40 s are left in the pass
@@ -378,8 +428,8 @@ func TestPauseAndWindows(t *testing.T) {
 	})
 	t.Run("a person's own plan", func(t *testing.T) {
 		w := ready(t)
-		w.records.Plans[0].By = "alice"
-		w.records.Pause = &Pause{Act: Act{By: "bob"}}
+		w.plans[0].By = "alice"
+		w.pause = &fleet.Pause{Act: fleet.Act{By: "bob"}}
 		w.settings.Calendar = night
 		w.run(t, 10*time.Minute)
 		// It is left to the drains' way of carrying out runs.
@@ -454,14 +504,14 @@ func TestNothingUnasked(t *testing.T) {
 		for range rapid.IntRange(3, 12).Draw(t, "hours") {
 			switch rapid.IntRange(0, 6).Draw(t, "event") {
 			case 0:
-				w.records.Pause = &Pause{Act: Act{By: "bob"}}
+				w.pause = &fleet.Pause{Act: fleet.Act{By: "bob"}}
 			case 1:
-				w.records.Pause = nil
+				w.pause = nil
 			case 2:
 				host := rapid.SampledFrom(w.hosts).Draw(t, "cordon")
 				w.cordoned[host] = !w.cordoned[host]
 			case 3: // a new leader, with the load that was written down
-				next := NewMemory()
+				next := NewMemory(signal.Slot)
 				next.Load = w.memory.Load
 				w.memory = next
 			case 4:
@@ -477,7 +527,7 @@ func TestNothingUnasked(t *testing.T) {
 			}
 			for range 60 {
 				asked := len(w.requests)
-				paused := w.records.Pause != nil
+				paused := w.pause != nil
 				w.pass(t)
 				for _, m := range w.requests[asked:] {
 					w.judge(t, m, paused)
@@ -614,10 +664,10 @@ func TestChoose(t *testing.T) {
 func TestAtOnce(t *testing.T) {
 	for _, limit := range []int{1, 3} {
 		w := ready(t)
-		plan := &w.records.Plans[0]
+		plan := &w.plans[0]
 		plan.Moves = nil
 		for i := range 6 {
-			plan.Moves = append(plan.Moves, Move{Domain: fmt.Sprintf("vm%02d", i), UUID: hypervisor.DomainID(fmt.Sprintf("vm%02d", i)), From: "h0", To: "h2"})
+			plan.Moves = append(plan.Moves, fleet.PlanMove{Domain: fmt.Sprintf("vm%02d", i), UUID: hypervisor.DomainID(fmt.Sprintf("vm%02d", i)), From: "h0", To: "h2"})
 		}
 		w.settings.AtOnce, w.takes = limit, 10*time.Minute
 		w.settings.Rule.Least = -1e9 // all of them
@@ -644,12 +694,12 @@ func TestHeldInTime(t *testing.T) {
 	for w.last().ID == "" || w.last().Moves[0].State != fleet.MoveAsked {
 		w.pass(t)
 	}
-	w.records.Pause = &Pause{Act: Act{By: "bob"}}
+	w.pause = &fleet.Pause{Act: fleet.Act{By: "bob"}}
 	w.run(t, 10*time.Minute)
 	if m := w.last().Moves[0]; len(w.requests) != 0 || m.State != fleet.MovePlanned || m.Migration != "" {
 		t.Fatalf("%d requests; %+v", len(w.requests), m)
 	}
-	w.records.Pause = nil
+	w.pause = nil
 	w.run(t, 20*time.Minute)
 	if len(w.requests) == 0 {
 		t.Errorf("it does not go on: %+v", w.last())

@@ -21,6 +21,8 @@ type Rule struct {
 	Hold time.Duration
 	// Sure is by how many standard errors of the hosts' means the evidence must suffice.
 	Sure float64
+	// Moves is how many one plan may have; 0 is no bound.
+	Moves int
 }
 
 // DefaultRule is five core-minutes above 85 % in six hours: what a host is that is one core above it for five
@@ -99,7 +101,7 @@ func Choose(p *balance.Problem, loads []signal.Estimate, hot []bool, r Rule) ([]
 	for h := range ends {
 		ends[h] = End{signal.Sum(parts[h]...), p.Hosts[h].Cores}
 	}
-	plan, err := balance.Make(p, balance.Options{Evaluations: evaluations * movable})
+	plan, err := balance.Make(p, balance.Options{Evaluations: evaluations * movable, MaxMoves: r.Moves})
 	if err != nil {
 		return nil, fmt.Errorf("choose moves: %w", err)
 	}

@@ -15,8 +15,9 @@
 //
 // # Plans and runs
 //
-// A [Plan] is a proposal. At level partial it waits for a person's word, for a day at most; at level full it
-// is approved as it is made; at level manual none is made. Its run ([fleet.Run], of kind rebalance) asks for one
+// A plan ([fleet.Plan]) is a proposal. At level manual it only recommends; at level partial it waits for a person's
+// word, for a day at most; at level full it is approved as it is made. One that waits ends as outdated when none of
+// its moves is worth it any more, and a person's no holds for as long as the plan would have waited. Its run ([fleet.Run], of kind rebalance) asks for one
 // move after the other: each is judged again just before, against the fleet as it is then, and given up with
 // the reason if it has lost its sense. That happens within windows only, and not while the fleet is paused;
 // what is under way goes on. The run of a person's plan is carried out by package drain.
@@ -25,6 +26,7 @@
 // leaves records from which the next one goes on. A migration that is asked for is one more request: it is
 // admitted, with preflight, forecast and limits, as those of people are.
 //
-// The rooms: records.go, memory.go (what the leader keeps), choose.go (which VM goes where), fleet.go (the
-// snapshot as a planner's problem), decide.go (a pass over plans and runs), run.go (the moves of a run).
+// The rooms: settings.go, memory.go (what the leader keeps), choose.go (which VM goes where), fleet.go (the
+// snapshot as a planner's problem), decide.go (a pass over plans and runs), run.go (the moves of a run),
+// frozen.go (what a plan was made from, for replays).
 package auto

@@ -1,6 +1,7 @@
 package auto
 
 import (
+	"slices"
 	"time"
 
 	"drover/hypervisor"
@@ -19,9 +20,9 @@ type Memory struct {
 	slot  int64            // the last for which the heat was told
 }
 
-// NewMemory knows nothing yet.
-func NewMemory() *Memory {
-	return &Memory{Load: signal.NewMemory(), Trail: signal.NewTrail(), heat: map[string]signal.Heat{}, seen: map[string]int64{}}
+// NewMemory knows nothing yet. It averages over slots of that length.
+func NewMemory(slot time.Duration) *Memory {
+	return &Memory{Load: signal.NewMemory(slot), Trail: signal.NewTrail(), heat: map[string]signal.Heat{}, seen: map[string]int64{}}
 }
 
 // forgetAfter is for how long a VM's load is kept when nothing is heard of it.
@@ -44,7 +45,7 @@ func (m *Memory) See(s *fleet.Snapshot, r Rule, now time.Time) bool {
 	for _, stored := range s.Migrations {
 		m.Trail.See(stored.Migration, now)
 	}
-	slot := now.UnixNano() / int64(signal.Slot)
+	slot := now.UnixNano() / int64(m.Load.Slot())
 	if slot == m.slot {
 		return false
 	}
@@ -70,6 +71,18 @@ func (m *Memory) feel(s *fleet.Snapshot, r Rule, now time.Time) {
 
 // Hot reports whether the host is.
 func (m *Memory) Hot(host string) bool { return m.heat[host].Hot }
+
+// HotHosts are the hosts that are, in order.
+func (m *Memory) HotHosts() []string {
+	var out []string
+	for name, h := range m.heat {
+		if h.Hot {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 func (m *Memory) sum(domains []hypervisor.DomainID, now time.Time, r Rule) signal.Estimate {
 	loads := make([]signal.Estimate, len(domains))

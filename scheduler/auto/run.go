@@ -1,6 +1,7 @@
 package auto
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,8 +17,11 @@ import (
 // Automatic runs are those of kind rebalance that the scheduler asked for. Package drain carries out the
 // others: it looks for another host when a move fails, where an automatic one is given up.
 
-// runOf is the run of an approved plan.
-func runOf(p Plan, now time.Time) fleet.Run {
+// Owns reports whether the run is an automatic one.
+func Owns(r fleet.Run) bool { return r.Kind == fleet.RunRebalance && r.RequestedBy == Scheduler }
+
+// RunOf is the run of an approved plan.
+func RunOf(p fleet.Plan, now time.Time) fleet.Run {
 	r := fleet.Run{
 		Schema: 1, ID: p.ID, Kind: fleet.RunRebalance, Phase: fleet.RunRequested, RequestedBy: p.By, Purpose: p.Reason,
 		Created: now, Deadline: &p.Expires,
@@ -27,7 +31,7 @@ func runOf(p Plan, now time.Time) fleet.Run {
 	}
 	for _, m := range p.Moves {
 		r.Moves = append(r.Moves, fleet.RunMove{
-			VM: m.Domain, UUID: m.UUID, From: m.From, To: m.To, After: m.After, Cause: string(balance.ToEven),
+			VM: m.Domain, UUID: m.UUID, From: m.From, To: m.To, After: m.After, Cause: cmp.Or(m.Cause, string(balance.ToEven)),
 			State: fleet.MovePlanned, Reason: m.Reason, Memory: m.Memory, Seconds: m.Seconds, Bytes: m.Bytes,
 		})
 	}

@@ -116,7 +116,11 @@ type Snapshot struct {
 	Hosts      map[string]*Host
 	Migrations map[string]precopy.Stored
 	Runs       map[string]StoredRun
-	Leader     *LeaderInfo
+	// Plans are those that have not ended, and some that have lately.
+	Plans map[string]StoredPlan
+	// Pause is set while automatic moves are stopped.
+	Pause  *Pause
+	Leader *LeaderInfo
 	// Policy is what people want of migrations, VMs what they decided about single VMs.
 	Policy policy.Stored
 	VMs    map[hypervisor.DomainID]policy.VMRecord

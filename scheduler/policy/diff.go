@@ -10,7 +10,8 @@ import (
 
 // Change is one difference between two documents.
 type Change struct {
-	// What names the thing: "default", "class gold", "rule", "order of the rules" or "group database".
+	// What names the thing: "default", "class gold", "rule", "order of the rules", "group database" or
+	// "automation".
 	What string `json:"what"`
 	// Field is a class's field; empty for the thing as a whole.
 	Field string `json:"field,omitempty"`
@@ -42,7 +43,7 @@ func orInherited(s string) string {
 }
 
 // Diff returns how the second document differs from the first: the default, classes by name, rules,
-// groups.
+// groups, automation.
 func Diff(a, b Document) []Change {
 	out := diffClass(DefaultClass, a.Default, b.Default)
 	names := map[string]bool{}
@@ -62,7 +63,8 @@ func Diff(a, b Document) []Change {
 		}
 	}
 	out = append(out, diffLists("rule", ruleTexts(a.Rules), ruleTexts(b.Rules))...)
-	return append(out, diffGroups(a.Groups, b.Groups)...)
+	out = append(out, diffGroups(a.Groups, b.Groups)...)
+	return append(out, diffAutomation(a.Automation, b.Automation)...)
 }
 
 func diffClass(what string, a, b Class) []Change {

@@ -31,6 +31,24 @@
 //	    vms: ["db-*"]
 //	    kind: anti_affinity      # or affinity
 //	    strength: required       # or preferred
+//	automation:                  # moves that nobody asked for
+//	  level: partial             # manual recommends, partial waits for a person's word, full moves
+//	  mark: 85%                  # of a host's CPU, above which its VMs begin to wait
+//	  hold: 10m                  # for how long a host must be above before that counts
+//	  horizon: 6h                # how far ahead is looked
+//	  min_gain: 5                # core-minutes above the mark in it that a move must avoid
+//	  plan_expiry: 24h           # how long a plan may wait, and its run take
+//	  max_moves: 50              # of one plan
+//	  at_once: 4                 # of these under way together
+//	  windows:                   # without any, every time that is not blacked out is allowed
+//	    - name: nightly
+//	      cron: "30 1 * * MON-FRI"
+//	      duration: 4h
+//	      zone: Europe/Berlin    # UTC when not said, which has no clock changes: best for machines
+//	  blackouts:
+//	    - name: backup
+//	      cron: "0 3 * * *"
+//	      duration: 45m
 //
 // The other fields of a class are post_copy (never, allowed), encrypt (true, false), automatic (true, false:
 // whether the VM may be moved when nobody asked for it) and cooldown (30m: the rest that it gets after a move
@@ -53,6 +71,10 @@
 // asked for with; they are in its record. Groups, automatic and cooldown are for automatic moves; an
 // order by hand heeds none of them.
 //
+// Automation without a word is manual: the leader says what it would move ("drover plan list"), and moves
+// nothing. Reports of load are averaged over slots (slot: 5m); nothing moves by itself before it was seen for
+// twelve. How windows go through clock changes is told in package calendar.
+//
 // A policy that can't be read, or a VM whose class is gone, stops the migrations concerned with code
 // "policy": a promise that is not known can't be kept. Apply therefore refuses to remove a class that a
 // VM names.
@@ -60,7 +82,7 @@
 // # For programmers
 //
 // The rooms: document.go and units.go (the records), parse.go (strict reading, all faults at once),
-// validate.go, resolve.go (which class and value, and why), diff.go. Everything here is pure; values may
+// validate.go, resolve.go (which class and value, and why), diff.go, automation.go. Everything here is pure; values may
 // be shared but not written to once handed out. The store keeps a [Document] under its policy key and a
 // [VMRecord] for each VM about which somebody decided something; fleet.Snapshot has both.
 package policy

@@ -26,6 +26,8 @@ type Document struct {
 	// Rules give classes to VMs; the first that matches decides.
 	Rules  []Rule  `json:"rules,omitempty"`
 	Groups []Group `json:"groups,omitempty"`
+	// Automation is what is wanted of moves that nobody asked for.
+	Automation Automation `json:"automation,omitzero"`
 }
 
 // Class is an intent. Nil fields are inherited.

@@ -62,6 +62,7 @@ func (d Document) faults() Faults {
 		seen[g.Name] = true
 		f.group(at, g)
 	}
+	f.automation(d.Automation)
 	return f
 }
 

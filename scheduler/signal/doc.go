@@ -9,7 +9,7 @@
 //
 // # The load of a VM
 //
-// Reports are averaged over slots of five minutes; a [Series] keeps the slots' mean and variance with weights
+// Reports are averaged over slots, of five minutes unless told otherwise; a [Series] keeps the slots' mean and variance with weights
 // that halve every two hours, and how alike neighbouring slots are, from which the error of the mean follows.
 // VMs' load is mostly noise about a level that moves slowly: of 1,052 VMs in data centres, half have a
 // correlation of neighbouring five minutes below 0.05. So the level is told best by averaging for long, and
@@ -21,7 +21,7 @@
 //
 // # Memory, and a change of leader
 //
-// A Series has a fixed size of 436 bytes; 20,000 VMs take 10 MiB in all. It is the leader's alone and would be
+// A Series has a fixed size of 444 bytes; 20,000 VMs take 10 MiB in all. It is the leader's alone and would be
 // lost with it, and the store has no history of load to build it from. So it is to be written to the store,
 // by the leader, in [Chunks] parts that take turns: one part in half a minute, the whole in 32 minutes, which
 // is 5 KiB/s for 20,000 VMs. A new leader begins with the parts that it finds; it has missed minutes of a

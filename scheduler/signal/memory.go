@@ -2,6 +2,7 @@ package signal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,10 +17,16 @@ import (
 // Memory is the load of all VMs. It is for one goroutine at a time.
 type Memory struct {
 	series map[hypervisor.DomainID]*Series
+	slot   time.Duration
 }
 
-// NewMemory knows nothing yet.
-func NewMemory() *Memory { return &Memory{series: map[hypervisor.DomainID]*Series{}} }
+// NewMemory knows nothing yet. It averages over slots of that length, 0 for [Slot].
+func NewMemory(slot time.Duration) *Memory {
+	return &Memory{series: map[hypervisor.DomainID]*Series{}, slot: cmp.Or(slot, Slot)}
+}
+
+// Slot is the length of a slot.
+func (m *Memory) Slot() time.Duration { return m.slot }
 
 // Sample is one report of one VM.
 type Sample struct {
@@ -39,7 +46,7 @@ func Usable(l hypervisor.DomainLoad) bool {
 func (m *Memory) Observe(s Sample) {
 	series := m.series[s.Domain]
 	if series == nil {
-		series = &Series{}
+		series = &Series{SlotMS: m.slot.Milliseconds()}
 		m.series[s.Domain] = series
 	}
 	series.Add(s.At, s.CPU, s.VCPUs)
@@ -78,18 +85,22 @@ type entry struct {
 }
 
 // chunkMagic begins a chunk; another layout of Series needs another one.
-var chunkMagic = []byte("drover-signal-1\n")
+var chunkMagic = []byte("drover-signal-2\n")
 
 // ErrChunk: what was written down can't be read.
 var ErrChunk = errors.New("no chunk of the load's memory")
 
-// Chunk is part n of the memory, to be written down. VMs whose IDs are no UUIDs are left out.
+// Chunk is part n of the memory, to be written down; nil when there is nothing in it. VMs whose IDs are no UUIDs are
+// left out.
 func (m *Memory) Chunk(n int) []byte {
 	var entries []entry
 	for id, s := range m.series {
 		if u, err := uuid.Parse(string(id)); err == nil && int(u[15])%Chunks == n {
 			entries = append(entries, entry{u, *s})
 		}
+	}
+	if len(entries) == 0 {
+		return nil
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	out, err := binary.Append(slices.Clone(chunkMagic), binary.LittleEndian, entries)
@@ -99,7 +110,8 @@ func (m *Memory) Chunk(n int) []byte {
 	return out
 }
 
-// Restore takes in what was written down. VMs that are known better already, from more reports, stay as they are.
+// Restore takes in what was written down. VMs that are known better already, from more reports, stay as they are;
+// what was averaged over slots of another length is left out.
 // After an error, which matches [ErrChunk], nothing was taken in.
 func (m *Memory) Restore(chunk []byte) error {
 	body, ok := bytes.CutPrefix(chunk, chunkMagic)
@@ -116,6 +128,9 @@ func (m *Memory) Restore(chunk []byte) error {
 		}
 	}
 	for _, e := range entries {
+		if e.Series.slotMS() != m.slot.Milliseconds() {
+			continue
+		}
 		id := hypervisor.DomainID(uuid.UUID(e.ID).String())
 		if known := m.series[id]; known == nil || known.weightAt(e.Series.SlotAt) < e.Series.weightAt(known.SlotAt) {
 			m.series[id] = &e.Series
@@ -126,7 +141,7 @@ func (m *Memory) Restore(chunk []byte) error {
 
 // sane reports whether all figures are such as Add makes.
 func (s *Series) sane() bool {
-	ok := s.LastMS > 0 && s.SlotAt == slotOf(s.LastMS) && s.HourAt == hourOf(s.LastMS)
+	ok := s.LastMS > 0 && s.SlotMS >= 0 && s.SlotAt == s.slotOf(s.LastMS) && s.HourAt == hourOf(s.LastMS)
 	figures := append([]float32{
 		s.SlotSum, s.SlotFor, s.Weight, s.Weight2, s.Mean, s.Var, s.Prev, s.Top, s.HourSum, s.HourFor, s.HourGuess + 1,
 		s.ErrDay, s.ErrMean, s.Proven, s.Cov * s.Cov,

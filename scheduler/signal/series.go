@@ -8,14 +8,13 @@ import (
 )
 
 const (
-	// Slot is the span over which reports are averaged; means and variances are of slots.
+	// Slot is the span over which reports are averaged unless a memory has another one; means and variances
+	// are of slots.
 	Slot = 5 * time.Minute
 	// halfLife is after how many slots one counts half.
 	halfLife = 24
 	// Warmup is how many slots make an estimate ready: an hour.
 	Warmup = 12
-	// maxGap is how long one report counts at most, when the next one is late.
-	maxGap = Slot
 
 	bins  = 32 // of reports, for the percentile
 	hours = 24
@@ -50,7 +49,8 @@ type Series struct {
 	// Fields are exported for encoding only.
 
 	LastMS  int64 // Unix time of the last report
-	SlotAt  int64 // the slot that is being filled: Unix time over Slot
+	SlotMS  int64 // the length of a slot; 0 is Slot
+	SlotAt  int64 // the slot that is being filled: Unix time over its length
 	SlotSum float32
 	SlotFor float32 // seconds
 
@@ -85,10 +85,11 @@ func (s *Series) Add(at time.Time, used hypervisor.Cores, vcpus int) {
 	}
 	seconds := float32(1) // of the first report the span is not known
 	if s.LastMS > 0 {
-		seconds = float32(min(float64(ms-s.LastMS)/1000, maxGap.Seconds()))
+		// One that is late counts for a slot at most.
+		seconds = float32(min(ms-s.LastMS, s.slotMS())) / 1000
 	}
 	s.LastMS = ms
-	if slot := slotOf(ms); slot != s.SlotAt {
+	if slot := s.slotOf(ms); slot != s.SlotAt {
 		s.closeSlot(slot)
 	}
 	if hour := hourOf(ms); hour != s.HourAt {
@@ -102,7 +103,15 @@ func (s *Series) Add(at time.Time, used hypervisor.Cores, vcpus int) {
 }
 
 // A report is about the time before it: one of a full hour belongs to the hour that ends.
-func slotOf(ms int64) int64 { return (ms - 1) / Slot.Milliseconds() }
+func (s *Series) slotOf(ms int64) int64 { return (ms - 1) / s.slotMS() }
+
+func (s *Series) slotMS() int64 {
+	if s.SlotMS > 0 {
+		return s.SlotMS
+	}
+	return Slot.Milliseconds()
+}
+
 func hourOf(ms int64) int64 { return (ms - 1) / time.Hour.Milliseconds() }
 
 // closeSlot takes the slot that is over into the mean and the variance, by the usual update of weighted

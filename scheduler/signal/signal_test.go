@@ -378,7 +378,7 @@ func TestTrailSays(t *testing.T) {
 }
 
 func fleetOf(n int, r *rand.Rand) (*Memory, []hypervisor.DomainID) {
-	m := NewMemory()
+	m := NewMemory(0)
 	ids := make([]hypervisor.DomainID, n)
 	for i := range ids {
 		var u uuid.UUID
@@ -400,7 +400,7 @@ func TestChangeOfLeader(t *testing.T) {
 			m.Observe(Sample{id, start.Add(time.Duration(slot+13) * Slot), hypervisor.Cores(r.Float64()), 2})
 		}
 	}
-	next := NewMemory()
+	next := NewMemory(0)
 	for n := range Chunks {
 		if err := next.Restore(m.Chunk(n)); err != nil {
 			t.Fatal(err)
@@ -437,7 +437,7 @@ func TestRestoreRefuses(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"empty": nil, "another version": append([]byte("drover-signal-9\n"), good[16:]...), "cut": good[:len(good)-1], "not a number": nan,
 	} {
-		next := NewMemory()
+		next := NewMemory(0)
 		if err := next.Restore(bad); !errors.Is(err, ErrChunk) || next.Len() != 0 {
 			t.Errorf("%s: %v with %d VMs, want ErrChunk and none", name, err, next.Len())
 		}
@@ -449,7 +449,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add(m.Chunk(1))
 	f.Add(m.Chunk(2)[:50])
 	f.Fuzz(func(t *testing.T, chunk []byte) {
-		m := NewMemory()
+		m := NewMemory(0)
 		if err := m.Restore(chunk); err != nil {
 			return
 		}

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -45,11 +46,41 @@ func (t *Trail) See(m precopy.Migration, now time.Time) {
 	if m.Finished != nil && m.Finished.Before(now) {
 		at = *m.Finished
 	}
-	known := slices.ContainsFunc(t.departures[m.UUID], func(d departure) bool { return d.migration == m.ID })
-	if known || now.Sub(at) >= NoReturn {
-		return
+	if now.Sub(at) < NoReturn {
+		t.Add(Departure{m.UUID, m.ID, m.Source, at})
 	}
-	t.departures[m.UUID] = append(t.departures[m.UUID], departure{m.ID, m.Source, at})
+}
+
+// Departure is that a VM left a host, by a migration.
+type Departure struct {
+	Domain    hypervisor.DomainID `json:"domain"`
+	Migration string              `json:"migration"`
+	Host      string              `json:"host"`
+	At        time.Time           `json:"at"`
+}
+
+// Add takes in departures that are new.
+func (t *Trail) Add(list ...Departure) {
+	for _, n := range list {
+		known := slices.ContainsFunc(t.departures[n.Domain], func(d departure) bool { return d.migration == n.Migration })
+		if !known {
+			t.departures[n.Domain] = append(t.departures[n.Domain], departure{n.Migration, n.Host, n.At})
+		}
+	}
+}
+
+// Departures are all that are known, oldest first.
+func (t *Trail) Departures() []Departure {
+	var out []Departure
+	for id, list := range t.departures {
+		for _, d := range list {
+			out = append(out, Departure{id, d.migration, d.host, d.at})
+		}
+	}
+	slices.SortFunc(out, func(a, b Departure) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Migration, b.Migration))
+	})
+	return out
 }
 
 // Forget drops what is older than [NoReturn].

@@ -42,7 +42,7 @@ type drover struct {
 }
 
 func newDrover(r auto.Rule) *drover {
-	return &drover{rule: r, load: signal.NewMemory(), trail: signal.NewTrail(), cooled: 30 * time.Minute}
+	return &drover{rule: r, load: signal.NewMemory(0), trail: signal.NewTrail(), cooled: 30 * time.Minute}
 }
 
 // midnight is when the first column of the trace begins.
