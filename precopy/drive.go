@@ -174,6 +174,22 @@ func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 	return s
 }
 
+// TunerFor is the controller that drives a migration whose guest has so much memory: from its beginning, or from
+// where its last attempt stands.
+func TunerFor(m Migration, memory hypervisor.Bytes) tune.Tuner {
+	s := startOf(m, memory)
+	if a := m.attempt(); a.Number > 0 {
+		goOn(&s, a)
+	}
+	return tunerOf(m.Policy, s)
+}
+
+// goOn has a controller begin with what an attempt that is under way has come to.
+func goOn(s *tune.Start, a Attempt) {
+	s.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
+	s.Lost = time.Duration(a.LostSeconds * float64(time.Second))
+}
+
 // tunerOf is the controller for a policy: drover's own, unless a comparison asks for a fixed one.
 func tunerOf(p Policy, s tune.Start) tune.Tuner {
 	if t, ok := tune.Fixed(p.Tuning, s); ok {

@@ -346,9 +346,7 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	d.brake.release()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	start := startOf(m.Migration, memory)
-	a := m.attempt()
-	start.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
-	start.Lost = time.Duration(a.LostSeconds * float64(time.Second))
+	goOn(&start, m.attempt())
 	d.limit, d.cap = start.Limit, start.Bandwidth
 	return start
 }

@@ -179,7 +179,7 @@ func (l *Loop) retire(ctx context.Context) error {
 	if snap == nil {
 		return nil
 	}
-	over := slices.DeleteFunc(retired(snap, time.Now()), l.unlearned)
+	over := slices.DeleteFunc(Retired(snap, time.Now()), l.unlearned)
 	for _, m := range over[:min(len(over), retireAtOnce)] {
 		if err := l.tolerate(ctx, "not moved to the history", l.Orders.Retire(ctx, m)); err != nil {
 			return err

@@ -78,7 +78,7 @@ func TestRetired(t *testing.T) {
 			s := snapshot()
 			c.made(s)
 			var got []string
-			for _, m := range retired(s, t0) {
+			for _, m := range Retired(s, t0) {
 				got = append(got, m.ID)
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {

@@ -102,11 +102,11 @@ func TestRunsAreKept(t *testing.T) {
 		s.Migrations[id] = m
 	}
 	withRun(s, "m1", fleet.Run{Phase: fleet.RunRunning})
-	if got := retired(s, t0); len(got) != 1 || got[0].ID != "m2" {
+	if got := Retired(s, t0); len(got) != 1 || got[0].ID != "m2" {
 		t.Errorf("to the history go %v, want only m2", got)
 	}
 	withRun(s, "m1", fleet.Run{Phase: fleet.RunDone, Finished: &old})
-	if got := retired(s, t0); len(got) != 2 {
+	if got := Retired(s, t0); len(got) != 2 {
 		t.Errorf("%d go to the history when the run is over, want both", len(got))
 	}
 	if got := outdated(s, t0); len(got) != 1 {
