@@ -2,10 +2,8 @@ package balance
 
 import (
 	"cmp"
-	"container/heap"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -99,53 +97,44 @@ func (x *search) mends(i int32) string {
 // where they are go home again.
 func (x *search) schedule(items []int32) ([]step, time.Duration, error) {
 	items = x.within(items)
-	if len(items) == 0 {
-		return nil, 0, nil
-	}
-	res, err := x.ordered(items, 0)
+	t, items, err := x.timetable(items)
 	if err != nil {
 		return nil, 0, err
 	}
-	if x.exceeds(items, res) {
+	if x.exceeds(t) {
 		// As many of the most valuable as there is time for, and moves for staging.
 		fits := sort.Search(len(items), func(n int) bool {
-			r, e := x.ordered(items[:n+1], 0)
+			r, e := x.attempt(items[:n+1])
 			err = errors.Join(err, e)
-			return e != nil || x.exceeds(items, r)
+			return e != nil || x.exceeds(r)
 		})
-		x.giveUp(items[fits:], Bounded, "")
-		items = items[:fits]
 		if err != nil {
 			return nil, 0, err
 		}
-		if res, err = x.ordered(items, 0); err != nil {
+		x.giveUp(items[fits:], Bounded, "")
+		if t, items, err = x.timetable(items[:fits]); err != nil {
 			return nil, 0, err
 		}
 	}
-	for _, b := range res.Blocked {
+	for _, b := range t.blocked {
 		x.giveUp([]int32{items[b.Move]}, NoOrder, b.Reason)
 	}
-	steps := make([]step, len(res.Steps))
-	for k, s := range res.Steps {
-		steps[k] = step{item: items[s.Move], from: x.hostOf[s.From], to: x.hostOf[s.To], after: s.After, took: s.End - s.Start, leg: s.Leg}
+	pack(t.steps, len(x.hosts))
+	if x.exceeds(t) || !x.replays(t.steps) {
+		t = x.oneByOne(items)
 	}
-	pack(steps, len(x.hosts))
-	if !x.replays(steps) {
-		// Something that only a whole placement tells, such as CPU, is exceeded on the way: one by one then.
-		steps = x.oneByOne(items)
-	}
-	return steps, res.Makespan, nil
+	return t.steps, t.makespan, nil
 }
 
 // exceeds: the steps take more time than there is, or are more moves or bytes, as those through staging hosts
 // count twice.
-func (x *search) exceeds(items []int32, r order.Result) bool {
+func (x *search) exceeds(t timetable) bool {
 	moves, size := 0.0, 0.0
-	for _, s := range r.Steps {
-		it := &x.items[items[s.Move]]
+	for _, s := range t.steps {
+		it := &x.items[s.item]
 		moves, size = moves+float64(it.moves), size+it.gib
 	}
-	return x.o.MaxTime > 0 && r.Makespan > x.o.MaxTime ||
+	return x.o.MaxTime > 0 && t.makespan > x.o.MaxTime ||
 		x.maxMoves.limit > 0 && moves > x.maxMoves.limit || x.maxGiB.limit > 0 && size > x.maxGiB.limit+slack
 }
 
@@ -321,42 +310,6 @@ func sortSteps(steps []step) {
 	}
 }
 
-// replays: every prefix of the steps keeps the limits and breaks no required rule more than before.
-func (x *search) replays(steps []step) bool {
-	now := newState(x.compiled)
-	for k := range steps {
-		s := &steps[k]
-		if now.at[s.item] != s.from || !now.fits(s.item, s.to) || now.worsens(s.item, s.to) {
-			return false
-		}
-		now.move(s.item, s.to)
-	}
-	return true
-}
-
-// oneByOne are the items that can go one after another in this order, each straight to its place; the
-// others go home.
-func (x *search) oneByOne(items []int32) []step {
-	now := newState(x.compiled)
-	var steps []step
-	var left []int32
-	for _, i := range items {
-		t := x.at[i]
-		if t == x.items[i].home || !now.fits(i, t) || now.worsens(i, t) {
-			left = append(left, i)
-			continue
-		}
-		now.move(i, t)
-		s := step{item: i, from: x.items[i].home, to: t, wave: len(steps) + 1}
-		if len(steps) > 0 {
-			s.after = []int{len(steps) - 1}
-		}
-		steps = append(steps, s)
-	}
-	x.giveUp(left, NoOrder, "")
-	return steps
-}
-
 // giveUp takes moves back and notes why.
 func (x *search) giveUp(items []int32, why Why, detail string) {
 	for _, i := range items {
@@ -371,69 +324,4 @@ func (x *search) giveUp(items []int32, why Why, detail string) {
 type given struct {
 	why    Why
 	detail string
-}
-
-// candidate is a move that waits for its turn.
-type candidate struct {
-	item  int32
-	worth float64 // value gained per price, when last looked at
-}
-
-type candidates []candidate
-
-func (c candidates) Len() int { return len(c) }
-func (c candidates) Less(a, b int) bool {
-	return cmp.Or(cmp.Compare(c[b].worth, c[a].worth), cmp.Compare(c[a].item, c[b].item)) < 0
-}
-func (c candidates) Swap(a, b int) { c[a], c[b] = c[b], c[a] }
-func (c *candidates) Push(v any)   { *c = append(*c, v.(candidate)) }
-func (c *candidates) Pop() any {
-	last := (*c)[len(*c)-1]
-	*c = (*c)[:len(*c)-1]
-	return last
-}
-
-// sequence orders the moved items so that each fits when its turn comes, the best first; those that never
-// fit come last. Gains shrink as others are made, so a move is looked at again only when it comes up.
-func (x *search) sequence() []int32 {
-	now := &search{state: newState(x.compiled)}
-	queue := make(candidates, 0, len(x.moved))
-	waiting := make(map[int32][]int32) // by the host that has no room
-	for _, i := range x.moved {
-		queue = append(queue, candidate{i, now.worth(i, x.at[i])})
-	}
-	heap.Init(&queue)
-	var out []int32
-	for len(queue) > 0 {
-		c := heap.Pop(&queue).(candidate)
-		t := x.at[c.item]
-		if !now.fits(c.item, t) {
-			waiting[t] = append(waiting[t], c.item)
-			continue
-		}
-		if w := now.worth(c.item, t); len(queue) > 0 && w < queue[0].worth {
-			heap.Push(&queue, candidate{c.item, w})
-			continue
-		}
-		from := now.at[c.item]
-		now.move(c.item, t)
-		out = append(out, c.item)
-		for _, i := range waiting[from] {
-			heap.Push(&queue, candidate{i, now.worth(i, x.at[i])})
-		}
-		delete(waiting, from)
-	}
-	for _, h := range slices.Sorted(maps.Keys(waiting)) {
-		out = append(out, waiting[h]...)
-	}
-	return out
-}
-
-// worth is what a move gains for its price, others as they are.
-func (x *search) worth(i, t int32) float64 {
-	n := x.after(i, t)
-	gain := x.scale*(x.badness(&x.totals)-x.badness(&n)) +
-		float64(x.broken[preferred]-n.broken[preferred])*x.breach[preferred] +
-		float64(x.broken[required]+x.stranded-n.broken[required]-n.stranded)*x.breach[required]
-	return gain / x.items[i].price
 }
