@@ -23,6 +23,7 @@ type planView struct {
 
 	problem  *balance.Problem
 	makespan time.Duration
+	bounded  bool // it was asked for with bounds
 }
 
 type planMove struct {
@@ -172,6 +173,9 @@ func (v planView) table() out.Table {
 	}
 	if len(t.Rows) == 0 {
 		t.None = "nothing is worth moving"
+		if v.bounded {
+			t.None = "nothing that keeps the bounds is worth moving"
+		}
 		return t
 	}
 	b, a := v.Before, v.After

@@ -1,11 +1,13 @@
 package balance
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"reflect"
 
 	"drover/hypervisor"
 )
@@ -65,19 +67,34 @@ func ReadInput(r io.Reader) (*Input, error) {
 	}
 	var in Input
 	if err := json.Unmarshal(data, &in); err != nil {
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			line := 1
-			for _, b := range data[:min(int(syntax.Offset), len(data))] {
-				if b == '\n' {
-					line++
-				}
-			}
-			return nil, fmt.Errorf("%w: line %d: %w", ErrProblem, line, err)
-		}
-		return nil, fmt.Errorf("%w: %w", ErrProblem, err)
+		return nil, fmt.Errorf("%w: %w", ErrProblem, located(err, data))
+	}
+	if in.Hosts == nil {
+		return nil, fmt.Errorf("%w: it has no \"hosts\"", ErrProblem)
 	}
 	return &in, nil
+}
+
+// located says in which line of the data decoding failed, and of a value of another kind what it is.
+func located(err error, data []byte) error {
+	line := func(offset int64) int { return 1 + bytes.Count(data[:min(int(offset), len(data))], []byte{'\n'}) }
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Errorf("line %d: %w", line(syntax.Offset), err)
+	}
+	var kind *json.UnmarshalTypeError
+	if !errors.As(err, &kind) {
+		return err
+	}
+	want := map[reflect.Kind]string{
+		reflect.Slice: "a list", reflect.Map: "an object", reflect.Struct: "an object", reflect.String: "a string",
+		reflect.Bool: "true or false", reflect.Float64: "a number", reflect.Int: "a whole number",
+	}[kind.Type.Kind()]
+	where := kind.Field
+	if where != "" {
+		where += ": "
+	}
+	return fmt.Errorf("line %d: %s%s where %s is expected", line(kind.Offset), where, kind.Value, want)
 }
 
 // Problem returns what the document says, checked. Errors wrap ErrProblem and name what is wrong.
@@ -109,6 +126,7 @@ func (in *Input) Problem() (*Problem, error) {
 		}
 	}
 	names := make(map[string]int, len(in.VMs))
+	ids := make(map[string]string, len(in.VMs))
 	for i, v := range in.VMs {
 		at, ok := hosts[v.Host]
 		if !ok {
@@ -119,8 +137,11 @@ func (in *Input) Problem() (*Problem, error) {
 		} else {
 			names[v.Name] = i
 		}
+		if other, twice := ids[v.UUID]; twice && v.UUID != "" {
+			return nil, fmt.Errorf("%w: VMs %s and %s have the same uuid %s", ErrProblem, other, v.Name, v.UUID)
+		}
 		if v.UUID != "" {
-			names[v.UUID] = i
+			names[v.UUID], ids[v.UUID] = i, v.Name
 		}
 		var bad error
 		number := func(what string, x, unit float64) float64 {
@@ -174,7 +195,43 @@ func (in *Input) Problem() (*Problem, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
+	if err := p.contradiction(); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// contradiction names two VMs that have to be both together and apart.
+func (p *Problem) contradiction() error {
+	with := make([]int, len(p.VMs)) // by VM: the least that it has to be with
+	for i := range with {
+		with[i] = i
+	}
+	find := func(i int) int {
+		for with[i] != i {
+			i = with[i]
+		}
+		return i
+	}
+	for _, g := range p.Groups {
+		if g.Apart || !g.Required {
+			continue
+		}
+		for _, i := range g.VMs {
+			a, b := find(i), find(g.VMs[0])
+			with[max(a, b)] = min(a, b)
+		}
+	}
+	for _, g := range p.Groups {
+		first := map[int]int{}
+		for _, i := range g.VMs {
+			if other, ok := first[find(i)]; ok && g.Apart && g.Required {
+				return fmt.Errorf("%w: VMs %s and %s have to be apart (anti_affinity group %s) and together (affinity)", ErrProblem, p.VMs[other].Name, p.VMs[i].Name, g.Name)
+			}
+			first[find(i)] = i
+		}
+	}
+	return nil
 }
 
 // quantity is x units as a number that fits an int64.

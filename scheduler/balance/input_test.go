@@ -47,7 +47,15 @@ func TestInputErrorsSayWhere(t *testing.T) {
 		`{` + hosts + `,"vms":[{"name":"a","host":"h1","mem_mib":1e300}]}`:                    "too much to be true",
 		`{` + hosts + `,"drain":["h2"]}`:                                                      `no host is called "h2"`,
 		`{` + hosts + `,"affinity":[{"name":"g","vms":["x"]}]}`:                               `affinity group g: no VM is called "x"`,
-		`{"hosts":"many"}`: "cannot unmarshal",
+		"{\n\"hosts\":\"many\"}":                                                              "line 2: hosts: string where a list is expected",
+		"{\"hosts\":[{\"name\":\"h1\",\n\"cores\":\"4\"}]}":                                   "line 2: hosts.cores: string where a number is expected",
+		`[]`:   "line 1: array where an object is expected",
+		`{}`:   `no "hosts"`,
+		`null`: `no "hosts"`,
+		`{` + hosts + `,"vms":[{"name":"a","host":"h1","mem_mib":1,"vcpus":-1}]}`:                                                 "VM a has -1 vCPUs",
+		`{` + hosts + `,"vms":[{"name":"a","host":"h1","mem_mib":1,"uuid":"u"},{"name":"b","host":"h1","mem_mib":1,"uuid":"u"}]}`: "VMs a and b have the same uuid u",
+		`{` + hosts + `,"vms":[{"name":"a","host":"h1","mem_mib":1},{"name":"b","host":"h1","mem_mib":1},{"name":"c","host":"h1","mem_mib":1}],
+			"affinity":[{"vms":["a","b"]},{"vms":["b","c"]}],"anti_affinity":[{"name":"g","vms":["a","c"]}]}`: "VMs a and c have to be apart (anti_affinity group g) and together",
 	} {
 		in, err := ReadInput(strings.NewReader(text))
 		if err == nil {

@@ -111,7 +111,7 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("%w: mode %q: want balance, consolidate or drain", ErrOptions, o.Mode)
 	case o.Objective != Contention && o.Objective != Score:
 		return o, fmt.Errorf("%w: objective %q: want contention or score", ErrOptions, o.Objective)
-	case o.Until < 0 || o.Until > 0 && o.Objective != Score:
+	case !(o.Until >= 0) || o.Until > 0 && o.Objective != Score:
 		return o, fmt.Errorf("%w: until %v: only a score above 0 can be reached", ErrOptions, o.Until)
 	case o.Horizon < 0 || o.MaxMoves < 0 || o.MaxBytes < 0 || o.MaxTime < 0 || o.Evaluations < 0:
 		return o, fmt.Errorf("%w: a bound below 0", ErrOptions)

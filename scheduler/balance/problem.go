@@ -109,6 +109,8 @@ func (p *Problem) Validate() error {
 			return fail("VM %s has %s of memory", v.Name, v.Memory)
 		case !sound(v.Mean) || !sound(v.Peak):
 			return fail("VM %s has a load of %v", v.Name, v.Mean)
+		case v.VCPUs < 0:
+			return fail("VM %s has %d vCPUs", v.Name, v.VCPUs)
 		case v.Dirty < 0:
 			return fail("VM %s dirties %s", v.Name, v.Dirty)
 		case v.Moving && (v.Target < 0 || v.Target >= len(p.Hosts)):
