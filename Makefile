@@ -14,7 +14,7 @@ N         ?= 200
 
 .PHONY: help
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install the Debian packages that building and the lab need (as root; does nothing when all is there)
@@ -78,8 +78,13 @@ bench-overhead: build deps ## drover migrate --wait against a bare libvirt migra
 	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 1h -tags bench -run 'TestOverhead|TestAgentCost' ./test/lab
 
 .PHONY: bench-precopy
-bench-precopy: build deps ## drover against the fixed policies of other managers, over all workloads (hours; resumes); JSON in build/
-	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -v -timeout 0 -tags bench -run TestPrecopy ./test/lab
+bench-precopy: build deps ## drover against fixed policies over all workloads (hours; resumes; CELLS= POLICIES= RUNS=3 FRESH=1 FOR=); JSON in build/
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_CELLS='$(CELLS)' DROVER_POLICIES='$(POLICIES)' DROVER_RUNS=$(RUNS) DROVER_FRESH=$(FRESH) DROVER_FOR=$(FOR) \
+	  $(GO) test -count 1 -v -timeout 0 -tags bench -run TestPrecopy ./test/lab
+
+.PHONY: bench-precopy-show
+bench-precopy-show: ## what bench-precopy has measured so far, and what holds; SAVE=1 ships its runs of fixed policies
+	$(GO) run ./test/bench/precopy -results $(BUILD)/bench-precopy.json $(if $(SAVE),-save)
 
 .PHONY: bench-order
 bench-order: ## schedules of moves against the bound of the links, and with DATA=FILE on the published UCC 2015 instances; JSON in build/
