@@ -55,9 +55,10 @@ type paged struct {
 	w       *writer
 	dirty   bitmap // written since the last sync
 	todo    bitmap // to be sent
-	again   bitmap // sent before
-	count   int    // of todo
-	cursor  int    // word of todo at which sending goes on
+	again   bitmap // sent since the first sync: QEMU keeps nothing of the pass over all memory to compare with
+	synced  bool
+	count   int // of todo
+	cursor  int // word of todo at which sending goes on
 }
 
 // newPaged returns memory of which everything is to be sent, as after QEMU's first sync.
@@ -89,6 +90,7 @@ func (p *paged) sync() int {
 		p.dirty[i] = 0
 	}
 	p.count += added
+	p.synced = true
 	return added
 }
 
@@ -110,7 +112,9 @@ func (p *paged) send(budget float64, price func(again bool) hypervisor.Bytes) se
 		}
 		s.normal++
 		s.cost += float64(header + price(p.again.has(page)))
-		p.again.set(page)
+		if p.synced {
+			p.again.set(page)
+		}
 	}
 	return s
 }

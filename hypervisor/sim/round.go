@@ -137,15 +137,17 @@ func (j *job) price(again bool) hypervisor.Bytes {
 	switch {
 	case s.Compression == "zstd" && j.g.Compression > 1:
 		return hypervisor.Bytes(float64(pageSize) / j.g.Compression)
-	case s.Compression == "xbzrle" && again && j.g.Pattern.Kind == Words && j.cached():
-		return 16 // one word's difference
+	case s.Compression == "xbzrle" && again && j.g.Pattern.Kind == Words:
+		const difference = 16 // of one word
+		held := j.held()
+		return hypervisor.Bytes(held*difference + (1-held)*float64(pageSize))
 	}
 	return pageSize
 }
 
-// cached reports whether XBZRLE's cache holds the working set; else it holds what was just thrown
-// out.
-func (j *job) cached() bool {
+// held is the share of the working set that XBZRLE's cache holds. QEMU does not throw out what is of use
+// for a page that is not: what does not fit is sent whole, and only that.
+func (j *job) held() float64 {
 	cache := j.spec.Strategy.XBZRLECache
 	if cache == 0 {
 		cache = 64 * hypervisor.MiB
@@ -154,7 +156,7 @@ func (j *job) cached() bool {
 	if set == 0 {
 		set = used(j.g.DomainConfig)
 	}
-	return set <= cache
+	return min(1, float64(cache)/float64(max(set, 1)))
 }
 
 // syncRound fetches the dirty log and begins a round with it.
