@@ -10,7 +10,8 @@
 // returns can't be had, so then a person does ("drover migration resolve"), who has looked.
 //
 // The rooms: migration.go and order.go (the record), phase.go (the state machine), resolve.go (evidence to
-// verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), postcopy.go
+// verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), again.go
+// (another attempt with another strategy), postcopy.go
 // (the switch to post-copy, from which there is no way back, and what goes on when it breaks), spool.go
 // (outcomes kept on local disk until the store has them); precopy/model is the arithmetic of
 // rounds, precopy/tune the convergence controller, precopy/forecast what is to be expected before the

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 	"drover/precopy/tune"
 )
 
@@ -50,6 +51,7 @@ type drive struct {
 	begun     chan struct{} // closed right before libvirt is called: a job seen earlier is not ours
 
 	tuner    tune.Tuner
+	next     *forecast.Option // with which to begin again, once the present attempt has ended
 	brake    *brake
 	limit    time.Duration // the downtime limit that libvirt was told
 	cap      hypervisor.BytesPerSecond
@@ -131,10 +133,11 @@ func (d *drive) carryOut(ctx context.Context) {
 	if !ok {
 		return
 	}
-	spec.Proceed = func() error { return d.proceed(ctx) }
-	result := make(chan error, 1)
-	d.w.wg.Go(func() { result <- d.w.Migrator.Migrate(ctx, spec) })
-	switch err := d.watch(ctx, result); {
+	err := d.begin(ctx, spec)
+	if spec, ok := d.again(ctx, err); ok {
+		err = d.begin(ctx, spec)
+	}
+	switch {
 	case err == nil:
 		d.succeeded(ctx)
 	case ctx.Err() != nil:
@@ -171,13 +174,17 @@ func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 	if p := m.Order.Prior; p != nil {
 		s.Prior = *p
 	}
+	if m.CopyStorage {
+		s.Prior.Others = nil // to begin again would copy the disks again
+	}
 	return s
 }
 
 // TunerFor is the controller that drives a migration whose guest has so much memory: from its beginning, or from
-// where its last attempt stands.
+// where its last attempt stands. It asks for no other attempt, which only a worker can begin.
 func TunerFor(m Migration, memory hypervisor.Bytes) tune.Tuner {
 	s := startOf(m, memory)
+	s.Prior.Others = nil
 	if a := m.attempt(); a.Number > 0 {
 		goOn(&s, a)
 	}
@@ -188,6 +195,7 @@ func TunerFor(m Migration, memory hypervisor.Bytes) tune.Tuner {
 func goOn(s *tune.Start, a Attempt) {
 	s.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
 	s.Lost = time.Duration(a.LostSeconds * float64(time.Second))
+	s.Attempts = a.Number // another one only the agent that made the call can begin
 }
 
 // tunerOf is the controller for a policy: drover's own, unless a comparison asks for a fixed one.

@@ -3,10 +3,13 @@ package precopy
 import (
 	"flag"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"drover/hypervisor"
 	"drover/hypervisor/sim"
+	"drover/precopy/forecast"
 )
 
 // story is one way that a migration can go, on which every interruption is tried.
@@ -41,6 +44,15 @@ var hopeless = setting{
 	policy: &Policy{MaxPauseMS: 50, MaxPauseCeilingMS: 50, BudgetSeconds: 60, PostCopy: true},
 }
 
+// wordy can't be moved by the strategy that was ordered within its policy, but by another.
+var wordy = setting{
+	domain: sim.DomainConfig{Memory: 64 << 20, Autostart: true, Pattern: sim.Pattern{Kind: sim.Words, Rate: 30_000, WorkingSet: 48 << 20}},
+	policy: &Policy{MaxPauseMS: 150, MaxPauseCeilingMS: 150, BudgetSeconds: 60},
+	prior: &forecast.Prior{Others: []forecast.Option{
+		{Strategy: hypervisor.Strategy{Compression: "xbzrle", XBZRLECache: 64 << 20}, First: 1, Ratio: 0.2, Tried: true},
+	}},
+}
+
 // cancelSplit asks for a stop once the guest is in post-copy.
 func cancelSplit(w *world) {
 	for range 600 {
@@ -50,6 +62,17 @@ func cancelSplit(w *world) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	cancelAfter(300 * time.Millisecond)(w)
+}
+
+// cancelSecond asks for a stop as soon as the second attempt is prepared.
+func cancelSecond(w *world) {
+	for range 6000 {
+		if len(w.store.get(w.id).Attempts) > 1 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancelAfter(0)(w)
 }
 
 func stories() []story {
@@ -97,6 +120,9 @@ func stories() []story {
 		{name: "postcopy-daemon-restart", setting: hopeless, faults: with(sim.Fault{Kind: sim.DaemonRestart, Moment: sim.AtPostcopy, After: 100 * time.Millisecond, For: 5 * time.Second})},
 		{name: "postcopy-connection-lost", setting: hopeless, faults: with(sim.Fault{Kind: sim.ConnLost, Moment: sim.AtPostcopy, After: 100 * time.Millisecond, For: 8 * time.Second})},
 		{name: "postcopy-refused", setting: hopeless, faults: with(sim.Fault{Kind: sim.PostcopyRefused, Moment: sim.AtCall})},
+		{name: "begins-again", setting: wordy},
+		{name: "begins-again-cancelled", setting: wordy, during: cancelSecond},
+		{name: "begins-again-target-dies", setting: wordy, faults: with(sim.Fault{Kind: sim.TargetDies, Moment: sim.AtSwitchover, For: 12 * time.Second})},
 		{name: "monitor-hangs", setting: plain, faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
 		{name: "monitor-hangs-cancelled", setting: plain, during: cancelAfter(time.Second), faults: with(sim.Fault{Kind: sim.MonitorHang, Moment: sim.AtCopy, After: 500 * time.Millisecond, For: 25 * time.Second})},
 	}
@@ -196,6 +222,7 @@ func TestStories(t *testing.T) {
 		"postcopy-cut-cancelled": {Done, "cancelled-too-late"}, "postcopy-daemon-restart": {Done, ""},
 		"postcopy-connection-lost": {Done, ""}, "postcopy-refused": {Aborted, "not-converging"},
 		"resume-fails": {Aborted, "aborted-outside"}, "monitor-hangs": {Done, ""},
+		"begins-again": {Done, ""}, "begins-again-cancelled": {Aborted, "cancelled"}, "begins-again-target-dies": {Failed, "rolled-back"},
 		"monitor-hangs-cancelled": {Done, "cancelled-too-late"},
 	}
 	for _, s := range stories() {
@@ -203,6 +230,9 @@ func TestStories(t *testing.T) {
 			inWorld(t, s.setting, func(w *world) {
 				s.begin(w, kill{})
 				rec := s.finish(w)
+				if again := strings.HasPrefix(s.name, "begins-again"); again != (len(rec.Attempts) > 1) {
+					t.Errorf("%d attempts: %+v", len(rec.Attempts), rec.Attempts)
+				}
 				if w := want[s.name]; rec.Phase != w.phase || rec.ReasonCode != w.code {
 					t.Errorf("ended %s %q (%s), want %s %q", rec.Phase, rec.ReasonCode, rec.Reason, w.phase, w.code)
 				}

@@ -131,6 +131,8 @@ type Attempt struct {
 	// Adopted is true once another instance of the agent took the running attempt over.
 	Adopted bool   `json:"adopted,omitempty"`
 	Result  string `json:"result,omitempty"`
+	// Bytes is what an attempt had sent that was ended for the sake of another.
+	Bytes hypervisor.Bytes `json:"bytes,omitempty"`
 	// PostCopy is when post-copy was asked for, written before the hypervisor is: from then on the guest may
 	// run on the target with part of its memory still on the source, and nothing may end the attempt.
 	// PostCopyBroken is since when its stream is broken; nil while it is not.

@@ -155,6 +155,8 @@ func (d *drive) rolledBack(ctx context.Context, cause error) bool {
 	switch {
 	case m.Cancel != nil:
 		d.finish(ctx, Aborted, "cancelled", "cancelled by "+m.Cancel.By+"; the guest runs on "+m.Source, cause)
+	case m.gaveUp() != nil && m.gaveUp().Code == restarting:
+		d.finish(ctx, Failed, "not-restarted", "the attempt was ended to begin again with another strategy, which could not be done; the guest runs on "+m.Source, cause)
 	case m.gaveUp() != nil:
 		d.finish(ctx, Aborted, m.gaveUp().Code, m.gaveUp().Reason, cause)
 	case hypervisor.IsClass(cause, hypervisor.ClassAborted):
@@ -293,7 +295,12 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 	if p == Done && d.split() {
 		o.Strategy += usedPostCopy
 	}
-	defer d.receipt(o, p)
+	defer func() {
+		d.receipt(o, p)
+		if p == Done {
+			o.throughout(m.Migration)
+		}
+	}()
 	if p != Done {
 		return o
 	}

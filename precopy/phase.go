@@ -77,7 +77,8 @@ var transitions = map[Phase]map[Actor][]Phase{
 		ActorLeader: {Unknown},
 	},
 	Copying: {
-		ActorSource: {Switching, Postcopy, Done, Failed, Aborted, Unknown},
+		// Back to preparing: the attempt was ended, and another is begun with another strategy.
+		ActorSource: {Preparing, Switching, Postcopy, Done, Failed, Aborted, Unknown},
 		ActorLeader: {Unknown},
 	},
 	Switching: {

@@ -106,6 +106,10 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	case dec.Action == tune.Abort:
 		d.giveUp(dec)
 		return tune.Abort
+	case dec.Action == tune.Restart:
+		d.next = dec.Next
+		d.giveUp(dec)
+		return tune.Abort
 	case dec.Action == tune.StartPostCopy && d.wish == nil:
 		d.wish = d.wishFor(stats, now)
 	}

@@ -62,6 +62,7 @@ const (
 	clearTried   = 0.97
 	clearUntried = 0.9
 	enough       = 2 // receipts
+	farOff       = 1.4
 )
 
 // Of makes a forecast.
@@ -175,7 +176,8 @@ func (k *known) calibrated(c candidate, now circumstances) course {
 }
 
 // likewise sets right the courses of strategies that were never tried by what the others' took more or
-// less: most of what the model does not know of a guest is the same for all of them.
+// less: most of what the model does not know of a guest is the same for all of them. What is far off was
+// the strategy's own.
 func likewise(courses []course) {
 	var known []float64
 	for _, c := range courses {
@@ -188,7 +190,7 @@ func likewise(courses []course) {
 	}
 	for i := range courses {
 		if courses[i].factor == 0 {
-			courses[i].scale(median(known))
+			courses[i].scale(min(max(median(known), 1/farOff), farOff))
 		}
 	}
 }
@@ -250,6 +252,14 @@ func (c course) beyond() string {
 // prior is what the controller is told. Of a domain that nothing is known of that is nothing.
 func (k *known) prior(c course) Prior {
 	p := Prior{Receipts: len(k.receipts)}
+	if c.first < 1 {
+		p.First = c.first
+	}
+	for _, o := range k.candidates() {
+		if o.name != c.name {
+			p.Others = append(p.Others, Option{Strategy: o.strategy, First: o.first, Ratio: o.ratio, Tried: o.tried})
+		}
+	}
 	if k.source != fromNothing {
 		p.Growth = k.growth
 	}

@@ -165,7 +165,50 @@ func TestStrategy(t *testing.T) {
 			if f.Strategy.Name() != tc.want {
 				t.Errorf("%s, want %s: %+v", f.Strategy.Name(), tc.want, f)
 			}
+			for _, o := range f.Prior.Others {
+				if o.Strategy == f.Strategy || o.First <= 0 || o.Ratio <= 0 {
+					t.Errorf("another strategy to begin again with: %+v", o)
+				}
+			}
+			if n := len(f.Prior.Others); tc.in.Can.XBZRLE && tc.in.CacheFree >= gib && n == 0 {
+				t.Error("no other strategy to begin again with")
+			}
 		})
+	}
+}
+
+// Parallel streams are no candidate for a guest that dirties much, before something shows that its pages
+// change as a whole.
+func TestParallelStreamsAreNoGuess(t *testing.T) {
+	sampledAt := func(rate hypervisor.Bytes) Input {
+		in := input()
+		in.Basis.Dirty = sampled(rate)
+		return in
+	}
+	moved := func(strategy string, ratio float64) Input {
+		r := receipt("1", strategy, 30, 60)
+		r.Growth, r.Ratio = model.Growth{Set: 200 * mib, Rate: 60 << 20}, ratio
+		return with(r)
+	}
+	alone := sampledAt(80 * mib)
+	alone.Can.XBZRLE = false
+	for _, tc := range []struct {
+		name string
+		in   Input
+		want bool
+	}{
+		{"dirties little", sampledAt(8 * mib), true},
+		{"dirties much", sampledAt(80 * mib), false},
+		{"dirties much, and nothing else is to be had", alone, true},
+		{"XBZRLE shrank its pages to little", moved(xbzrle, 0.05), false},
+		{"XBZRLE was tried, what it gained is not known", moved(xbzrle, 0), false},
+		{"XBZRLE gained little", moved(xbzrle, 0.8), true},
+		{"they were tried", moved(zstd, 0.9), true},
+	} {
+		got := slices.ContainsFunc(know(tc.in).candidates(), func(c candidate) bool { return c.name == zstd })
+		if got != tc.want {
+			t.Errorf("%s: a candidate %v, want %v", tc.name, got, tc.want)
+		}
 	}
 }
 

@@ -110,4 +110,17 @@ type Prior struct {
 	Limit      time.Duration `json:"limit,omitempty"`
 	LeastShare float64       `json:"least_share,omitempty"`
 	Receipts   int           `json:"receipts,omitempty"`
+	// First is the bytes sent for each byte in a first pass by the strategy chosen; 0 is 1.
+	First float64 `json:"first,omitempty"`
+	// Others are the other strategies that both hosts can do.
+	Others []Option `json:"others,omitempty"`
+}
+
+// Option is a strategy with the bytes that it sends for each byte, in the first pass and for what is
+// dirtied after it: assumed, or known where receipts of the domain have tried it.
+type Option struct {
+	Strategy hypervisor.Strategy `json:"strategy,omitzero"`
+	First    float64             `json:"first"`
+	Ratio    float64             `json:"ratio"`
+	Tried    bool                `json:"tried,omitempty"`
 }

@@ -35,6 +35,12 @@ const (
 	// beside a guest that needs its CPU: on faster links a plain stream is sooner over.
 	zstdStreams = 2
 	zstdSpeed   = 300 * hypervisor.BytesPerSecond(hypervisor.MiB)
+	// zstdTries is the share of the link that a guest may dirty, as a sample says, for parallel streams to be
+	// tried on it before anything is known of how its pages change: where single words are rewritten they do
+	// worse than any other. What XBZRLE sends for each byte of pages that change as a whole is wholePages at
+	// least.
+	zstdTries  = 0.4
+	wholePages = 0.5
 )
 
 // candidate is a strategy with what is known of it.
@@ -52,7 +58,7 @@ func (k *known) candidates() []candidate {
 	if cache := k.cache(); k.Can.XBZRLE && cache > 0 {
 		list = append(list, k.candidate(hypervisor.Strategy{Compression: xbzrle, XBZRLECache: cache}, 1, unseenXBZRLE))
 	}
-	if k.Can.Zstd && float64(k.Bandwidth) < unseenZstdFirst*float64(zstdSpeed) && !k.needsNet() {
+	if k.Can.Zstd && float64(k.Bandwidth) < unseenZstdFirst*float64(zstdSpeed) && !k.needsNet() && !k.risky() {
 		list = append(list, k.candidate(hypervisor.Strategy{Compression: "zstd", Connections: zstdStreams}, unseenZstdFirst, unseenZstd))
 	}
 	return list
@@ -63,6 +69,17 @@ func (k *known) candidates() []candidate {
 func (k *known) needsNet() bool {
 	return k.Intent.PostCopy && k.Can.PostCopy &&
 		!slices.ContainsFunc(k.receipts, func(r Receipt) bool { return r.Strategy == zstd && r.Done })
+}
+
+// risky reports whether parallel streams are too much of a guess: of a guest that dirties much, while
+// nothing shows that its pages change as a whole.
+func (k *known) risky() bool {
+	if float64(k.growth.Rate) <= zstdTries*float64(k.speed(k.Bandwidth)) || !k.Can.XBZRLE || k.cache() == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(k.receipts, func(r Receipt) bool {
+		return r.Strategy == zstd || r.Strategy == xbzrle && r.Ratio >= wholePages
+	})
 }
 
 func (k *known) candidate(s hypervisor.Strategy, first, ratio float64) candidate {

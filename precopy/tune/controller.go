@@ -71,15 +71,14 @@ type Controller struct {
 	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
 	// there were to send, and what they took on the link.
 	resent, packed hypervisor.Bytes
-	sent           hypervisor.Bytes // on the link before the present pass
-	quick          bool             // passes are too short for the poll
-	stuck          time.Duration    // Elapsed since when passes do not shrink; 0 while they do
-	lost           time.Duration    // guest work lost to being slowed
-	least          float64          // share
-	adopted        bool             // from its middle on
-	blind          bool             // nothing is known of how the present pass began
-	hoped          bool             // slowing was tried on a hopeful guess
-	landing        int              // the pass in which the guest was slowed; 0 when it is not
+	quick          bool          // passes are too short for the poll
+	stuck          time.Duration // Elapsed since when passes do not shrink; 0 while they do
+	lost           time.Duration // guest work lost to being slowed
+	least          float64       // share
+	adopted        bool          // from its middle on
+	blind          bool          // nothing is known of how the present pass began
+	hoped          bool          // slowing was tried on a hopeful guess
+	landing        int           // the pass in which the guest was slowed; 0 when it is not
 	highest        hypervisor.BytesPerSecond
 	present        Decision
 }
@@ -93,7 +92,7 @@ type rate struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth)}
+	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression)}
 	c.limit = min(firstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -230,6 +229,10 @@ func (c *Controller) within(r Reading, step time.Duration) {
 	}
 	gone := c.prev.MemRemaining - r.MemRemaining
 	now := hypervisor.Rate(gone, step)
+	if r.Round > 2 {
+		c.resent += gone
+		c.packed += max(r.MemProcessed-c.prev.MemProcessed, 0)
+	}
 	if c.drain <= 0 {
 		c.drain = now
 	}
@@ -264,12 +267,6 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	// Passes too short for the poll: their mean length, and the most that was seen of them. What the
 	// last long pass left unsent is nothing that a short one dirtied.
 	known := passes == 1 || c.quick
-	sent := r.MemProcessed - hypervisor.Bytes(float64(c.wire)*since.Seconds())
-	if c.round > 2 && !c.quick && sent > c.sent {
-		c.resent += c.size
-		c.packed += sent - c.sent
-	}
-	c.sent = sent
 	if c.quick = passes > 1; c.quick && known {
 		ran /= time.Duration(passes)
 		size = max(size, c.prev.MemRemaining)
@@ -387,6 +384,9 @@ func (c *Controller) judge(r Reading) Decision {
 	periodic := spread > 0.2 || c.varied()
 	if periodic && r.Elapsed-c.stuck < patience || len(c.evidence()) < 2 && shrinks {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
+	}
+	if d, ok := c.restart(r, g); ok {
+		return d
 	}
 	return c.pay(r, g)
 }

@@ -9,6 +9,7 @@
 //	  yes: the least downtime limit that hardly delays the end; a slower guest for the last passes where
 //	       a second lost saves several
 //	  no:  limit up to the promise, wait for a dip of periodic load
+//	       another attempt with another strategy, where what was seen says that this pays; once
 //	       slow the guest, as long as the intent allows; if that is too much of a short migration, later
 //	       limit up to the ceiling
 //	       post-copy where allowed, else give up: which says what would have to change
@@ -21,6 +22,7 @@
 // bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
 // 1 - q is lost. So the guest is slowed in the last passes only, to no less than leastShare.
 //
-// The rooms: tuner.go (what goes in and comes out), controller.go (the above), pace.go (the stream's
+// The rooms: tuner.go (what goes in and comes out), controller.go (the above), restart.go
+// (whether another strategy pays), pace.go (the stream's
 // cap), fixed.go (the schedules of other managers, to compare with).
 package tune

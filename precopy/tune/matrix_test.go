@@ -111,7 +111,7 @@ func play(t *testing.T, w workload, link hypervisor.BytesPerSecond, strategy hyp
 			e.said = append(e.said, fmt.Sprintf("%6.1fs round %2d rest %4d MiB limit %s share %.2f %s: %s", s.Elapsed.Seconds(), s.Round, s.MemRemaining/mib, c.Limit(), c.Share(), dec.Reason, dec.Text))
 		}
 		e.last = dec
-		if dec.Action == tune.Abort {
+		if dec.Action == tune.Abort || dec.Action == tune.Restart {
 			_ = src.Abort(ctx, vm)
 		}
 		if c.Limit() != limit {

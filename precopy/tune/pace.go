@@ -23,8 +23,9 @@ const (
 // pace keeps the cap of a stream a little below what the link really carries, where that is less than
 // what was ordered, and tries now and then whether it carries more.
 type pace struct {
-	order hypervisor.BytesPerSecond
-	cap   hypervisor.BytesPerSecond
+	packed string // how pages are compressed
+	order  hypervisor.BytesPerSecond
+	cap    hypervisor.BytesPerSecond
 	// The stretch that is watched: since when, and what had been sent and was left then.
 	since   time.Duration
 	sent    hypervisor.Bytes
@@ -34,7 +35,15 @@ type pace struct {
 	rising  bool          // the cap was raised, and what the link does with it is not known yet
 }
 
-func newPace(order hypervisor.BytesPerSecond) pace { return pace{order: order, cap: order} }
+func newPace(order hypervisor.BytesPerSecond, compression string) pace {
+	return pace{packed: compression, order: order, cap: order}
+}
+
+// tells reports whether a pass says what the link carries. A stream that compresses pages is as fast as
+// that goes; XBZRLE has nothing to compress in the first pass.
+func (p *pace) tells(round int) bool {
+	return p.packed == "" || p.packed == "xbzrle" && round <= 1
+}
 
 // inForce is the cap as libvirt takes it: whole MiB, at least one.
 func inForce(limit hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
@@ -46,7 +55,7 @@ func inForce(limit hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
 func (p *pace) note(prev, r Reading) {
 	// Only a stretch that was busy sending pages as they are tells what the link carries: not one in which
 	// a pass ended, nor one over pages that are empty or shrink to little.
-	if prev.MemTotal == 0 || r.Round != prev.Round || r.MemRemaining >= prev.MemRemaining {
+	if !p.tells(r.Round) || prev.MemTotal == 0 || r.Round != prev.Round || r.MemRemaining >= prev.MemRemaining {
 		p.restart(r)
 		return
 	}

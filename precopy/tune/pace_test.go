@@ -42,7 +42,7 @@ func TestPace(t *testing.T) {
 			if tc.name == "a small cap, rounded down" {
 				order = 5.9 * float64(1<<20)
 			}
-			p := newPace(hypervisor.BytesPerSecond(order))
+			p := newPace(hypervisor.BytesPerSecond(order), "")
 			var prev Reading
 			beyond, readings := 0, 0
 			sent, left := 0.0, 1e12
@@ -69,5 +69,28 @@ func TestPace(t *testing.T) {
 				t.Errorf("cap %.1f MB/s, want %.1f to %.1f", got/1e6, tc.low/1e6, tc.high/1e6)
 			}
 		})
+	}
+}
+
+// TestPaceOfCompression is of streams that carry less than their cap since compressing takes its time: their
+// cap is not lowered for that, which would only make them slower still.
+func TestPaceOfCompression(t *testing.T) {
+	const order = 100e6
+	for _, tc := range []struct {
+		compression string
+		round       int
+		lowered     bool
+	}{{"", 1, true}, {"", 2, true}, {"xbzrle", 1, true}, {"xbzrle", 2, false}, {"zstd", 1, false}, {"zstd", 2, false}} {
+		p := newPace(order, tc.compression)
+		var prev Reading
+		for n := range 40 {
+			at, sent := time.Duration(n)*250*time.Millisecond, hypervisor.Bytes(n)*30e6/4
+			r := Reading{JobStats: hypervisor.JobStats{Elapsed: at, Round: tc.round, MemTotal: 1e10, MemRemaining: 1e10 - sent, MemProcessed: sent}}
+			p.note(prev, r)
+			prev = r
+		}
+		if lowered := p.cap < order; lowered != tc.lowered {
+			t.Errorf("%q, pass %d: cap %v of %v", tc.compression, tc.round, p.cap, hypervisor.BytesPerSecond(order))
+		}
 	}
 }

@@ -27,6 +27,8 @@ type Start struct {
 	// Limit is the downtime limit in force, and Lost the guest work lost, when an attempt is adopted.
 	Limit time.Duration
 	Lost  time.Duration
+	// Attempts is how many attempts of the same migration were made before.
+	Attempts int
 }
 
 // Reading is one look at a running migration.
@@ -47,6 +49,8 @@ const (
 	Wait Action = iota
 	Abort
 	StartPostCopy
+	// Restart ends the attempt for another one with the strategy Next.
+	Restart
 )
 
 // Reason is the stable word for why.
@@ -61,13 +65,15 @@ const (
 	AtCeiling    Reason = "at-ceiling"     // the limit is beyond the promise, up to the ceiling
 	NotConverged Reason = "not-converging" // gave up: nothing within the intent is enough
 	OverBudget   Reason = "over-budget"    // gave up: out of time
+	Restarting   Reason = "restarting"     // ended, to be begun again with another strategy
 )
 
 // Decision is one step's outcome.
 type Decision struct {
 	Action Action
 	Reason Reason
-	Text   string // for people
+	Text   string           // for people
+	Next   *forecast.Option // with Restart
 }
 
 // Tuner decides during one attempt of a migration.
