@@ -42,7 +42,7 @@ func Settle(s *Snapshot) *Snapshot {
 // that a domain left and came back to may be older than both moves.
 func (s *Snapshot) lags(m precopy.Stored) bool {
 	src, dst := s.Hosts[m.Source], s.Hosts[m.Target]
-	if src.copied() == nil || dst.copied() == nil {
+	if !src.reported() || !dst.reported() {
 		return false
 	}
 	return src.LoadRevision < m.Revision || dst.FactsRevision < m.Revision
@@ -104,9 +104,12 @@ func (s *Snapshot) move(m precopy.Stored) {
 	s.Hosts[m.Source], s.Hosts[m.Target] = src, dst
 }
 
+// reported reports whether there are both of a host's reports.
+func (h *Host) reported() bool { return h != nil && h.Facts != nil && h.Load != nil }
+
 // copied returns a host whose lists of domains may be changed; nil without reports.
 func (h *Host) copied() *Host {
-	if h == nil || h.Facts == nil || h.Load == nil {
+	if !h.reported() {
 		return nil
 	}
 	out, facts, load := *h, *h.Facts, *h.Load

@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"drover/precopy"
@@ -92,6 +93,15 @@ func (w *World) CancelMigration(id string) error {
 // Cordon closes a host, and opens it again when off.
 func (w *World) Cordon(host string, off bool) {
 	w.cordon(host, drain.Cordon{Host: host, Off: off, Cordon: fleet.Cordon{Holder: "admin", By: person, At: w.Time()}})
+}
+
+// Open takes every cordon off a host, and leaves guests where they are.
+func (w *World) Open(host string) {
+	if h := w.hosts[host]; h != nil {
+		for _, c := range slices.Clone(h.record.Cordons) {
+			w.cordon(host, drain.Cordon{Host: host, Off: true, Cordon: c})
+		}
+	}
 }
 
 // Pause stops automatic moves until the reason is empty.
@@ -194,7 +204,7 @@ func (w *World) KillHost(host string) error {
 			}
 		}
 	}
-	for _, g := range h.Guests() {
+	for _, g := range slices.Clone(h.Guests()) {
 		w.kill(g)
 	}
 	h.vanish()
@@ -205,6 +215,7 @@ func (w *World) KillHost(host string) error {
 // kill ends a guest for good.
 func (w *World) kill(g *Guest) {
 	delete(g.Host.guests, g.ID)
+	g.Host.ordered = nil
 	g.Host.gone(g)
 	g.Host = nil
 	w.judge.killed++

@@ -95,8 +95,8 @@ func (h *Host) publish() {
 		known.WriteByte('\n')
 		d := hypervisor.DomainLoad{
 			ID: g.ID, State: hypervisor.StateRunning, CPU: part * g.Asked(now), Memory: g.Memory.Resident(), Migrating: g.move != nil,
-			Dirty:     &hypervisor.DirtySample{Rate: hypervisor.Rate(g.Memory.Dirtied(time.Second), time.Second), Window: time.Second, At: l.At},
-			DirtyLong: &hypervisor.DirtySample{Rate: hypervisor.Rate(g.Memory.Dirtied(longWindow), longWindow), Window: longWindow, At: l.At},
+			Dirty:     &hypervisor.DirtySample{Rate: g.dirty[0], Window: windows[0], At: l.At},
+			DirtyLong: &hypervisor.DirtySample{Rate: g.dirty[1], Window: windows[1], At: l.At},
 		}
 		l.Memory += d.Memory
 		l.Domains = append(l.Domains, d)
@@ -109,8 +109,8 @@ func (h *Host) publish() {
 	h.load, h.loadRev = l, h.w.store.wrote("report")
 }
 
-// longWindow is the window of the longer of two dirty-rate samples.
-const longWindow = 5 * time.Second
+// windows are those of the two dirty-rate samples.
+var windows = [2]time.Duration{time.Second, 5 * time.Second}
 
 func (h *Host) tell(guests []*Guest) *hypervisor.HostFacts {
 	f := &hypervisor.HostFacts{

@@ -28,14 +28,23 @@
 // The model is not the planner's (precopy/model), so that the one can judge the other. It is measured against
 // two others, and the tests say so when it is further off:
 //
-//   - hypervisor/sim, page by page, over 20 combinations of pattern, link and strategy: seconds and bytes
-//     within 1 %, and the pause within 1 ms in the median and 35 ms in the worst case, where a round ends right
-//     at the limit (package guest).
-//   - real hosts and the fixed policies of other managers: see lab_test.go.
+//   - hypervisor/sim, page by page, over 20 combinations of pattern, link and strategy: seconds and bytes within
+//     0.6 %; the pause within 1 ms in the median, and 30 ms off at worst, where a round ends right at the limit
+//     (package guest).
+//   - real hosts under TCG with QEMU's own limit of 300 ms (lab_test.go): seconds within 8 % for idle guests, whole
+//     pages, sweeps and XBZRLE, and the guest's silence within 70 ms. Auto-converge is 10 to 60 % too fast here,
+//     since real vCPUs are slowed later and less than QEMU says. An idle guest under that limit is silent for 76 ms
+//     here and for 306 ms there, where zero pages lie between the others.
 //
-// What is left out: disks, the CPU that migrations cost their hosts, latency and loss of networks, and the
-// scatter of real guests, as what a guest dirties is the expected amount. Agents report every 30 s (the real
-// ones every 5 s) and at once after a migration. Nothing survives a host's death, and dead guests stay dead.
+// What is left out: disks, second attempts with another strategy, the CPU that migrations cost their hosts, latency and loss of networks, and the scatter of
+// real guests, as what a guest dirties is the expected amount. Agents report every 30 s (the real ones every 5 s) and
+// at once after a migration; the leader looks every second while anything is under way, and else as often as agents
+// report. Nothing survives a host's death, and dead guests stay dead. A slowed guest is slowed exactly as asked.
+//
+// # How fast it is
+//
+// On one core, 100 hosts with 3,000 guests: 6 hours with automatic moves take 20 s, ten hosts drained one after the
+// other (300 migrations) 5 s.
 //
 // The rooms: world.go (time), fleet.go (hosts, guests, links), store.go (records), leader.go (passes and their
 // effects), agent.go and outcome.go (one migration), acts.go (people and faults), rule.go (other rules),

@@ -45,6 +45,7 @@ type Host struct {
 	agent   bool // its agent runs
 	cut     bool // the network to the store is gone
 	guests  map[hypervisor.DomainID]*Guest
+	ordered []*Guest // by name; nil when guests have changed since
 	out, in flow.Link
 	tenants [2]hypervisor.BytesPerSecond // out and in
 
@@ -70,10 +71,10 @@ type Guest struct {
 	GuestConfig
 	ID hypervisor.DomainID
 	// Host is where its vCPUs run, nil when it died with its host.
-	Host   *Host
-	facts  hypervisor.DomainFacts
-	move   *Running
-	number int
+	Host  *Host
+	facts hypervisor.DomainFacts
+	move  *Running
+	dirty [2]hypervisor.BytesPerSecond // over the windows that are sampled
 }
 
 // AddHost adds a host with a living agent.
@@ -115,7 +116,7 @@ func (w *World) AddGuest(host string, c GuestConfig) (*Guest, error) {
 	if err := c.Memory.Check(); err != nil {
 		return nil, fmt.Errorf("add guest %s: %w", c.Name, err)
 	}
-	g := &Guest{GuestConfig: c, Host: h, number: len(w.guests)}
+	g := &Guest{GuestConfig: c, Host: h}
 	g.ID = hypervisor.DomainID(fmt.Sprintf("%08x-0000-4000-8000-%012x", w.Seed&0xffffffff, len(w.guests)+1))
 	g.facts = hypervisor.DomainFacts{
 		ID: g.ID, Name: c.Name, VCPUs: c.VCPUs, Memory: c.Memory.Total, VirtType: "kvm", Arch: "x86_64", Machine: "q35", Persistent: true,
@@ -123,9 +124,12 @@ func (w *World) AddGuest(host string, c GuestConfig) (*Guest, error) {
 	if c.Facts != nil {
 		c.Facts(&g.facts)
 	}
+	for i, window := range windows {
+		g.dirty[i] = hypervisor.Rate(c.Memory.Dirtied(window), window)
+	}
 	w.guests = append(w.guests, g)
 	w.byID[g.ID] = g
-	h.guests[g.ID] = g
+	h.guests[g.ID], h.ordered = g, nil
 	h.committed += c.Memory.Total
 	if h.session != nil {
 		w.After(time.Second, h.publish)
@@ -158,8 +162,12 @@ func (w *World) Guest(name string) *Guest {
 }
 
 // Guests are those whose vCPUs run on the host, in order of name.
+// The list is not to be written to.
 func (h *Host) Guests() []*Guest {
-	return slices.SortedFunc(maps.Values(h.guests), func(a, b *Guest) int { return cmp.Compare(a.Name, b.Name) })
+	if h.ordered == nil {
+		h.ordered = slices.SortedFunc(maps.Values(h.guests), func(a, b *Guest) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return h.ordered
 }
 
 // Up reports whether the host has power.
@@ -187,6 +195,7 @@ func (w *World) relocate(g *Guest, to *Host) {
 	from.gone(g)
 	g.Host = to
 	to.guests[g.ID] = g
+	from.ordered, to.ordered = nil, nil
 	w.judge.moved(w, g, from)
 }
 
@@ -202,8 +211,8 @@ func (g *Guest) Asked(now time.Duration) hypervisor.Cores {
 func (h *Host) Asked(now time.Duration) hypervisor.Cores {
 	// In order, as sums of floating point depend on it.
 	sum := hypervisor.Cores(0)
-	for _, id := range sortedKeys(h.guests) {
-		sum += h.guests[id].Asked(now)
+	for _, g := range h.Guests() {
+		sum += g.Asked(now)
 	}
 	return sum
 }

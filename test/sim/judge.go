@@ -133,7 +133,7 @@ func (w *World) narrow() string {
 				left = append(left, r.free)
 			}
 		}
-		guests := h.Guests()
+		guests := slices.Clone(h.Guests())
 		slices.SortStableFunc(guests, func(a, b *Guest) int { return cmp.Compare(b.Memory.Total, a.Memory.Total) })
 		for _, g := range guests {
 			at, most := -1, hypervisor.Bytes(-1)

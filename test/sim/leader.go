@@ -60,30 +60,32 @@ func (w *World) kick() {
 	}
 }
 
-// look is what a leader does at intervals too, whether anything changed or not: every second while anything is
-// under way, and as often as agents report while nothing is.
+// look is what a leader does at intervals too, whether anything changed or not.
 func (l *leader) look() {
 	if l.w.leader != l {
 		return
 	}
 	l.pass()
-	every := l.w.Timing.Report
-	if l.busy() {
-		every = time.Second
-	}
-	l.tick = l.w.After(every, l.look)
+	l.tick = l.w.After(l.every(), l.look)
 }
 
-func (l *leader) busy() bool {
+// every is how often a leader looks: each second while anybody waits for something, and less often while nothing is
+// under way, or only an automatic run, which may wait for hours. The real one looks every second.
+func (l *leader) every() time.Duration {
 	if len(l.w.store.active) > 0 {
-		return true
+		return time.Second
 	}
+	every := l.w.Timing.Report
 	for _, r := range l.w.store.runs {
-		if !r.Phase.Final() {
-			return true
+		switch {
+		case r.Phase.Final():
+		case auto.Owns(r.Run):
+			every = min(every, 5*time.Second)
+		default:
+			return time.Second
 		}
 	}
-	return false
+	return every
 }
 
 // wake looks at once after a time in which nothing was under way.

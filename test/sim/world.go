@@ -2,6 +2,7 @@ package sim
 
 import (
 	"container/heap"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -24,9 +25,7 @@ type Config struct {
 	Auto *auto.Settings
 	// Timing is how long things take that are no copying; zero fields take the defaults.
 	Timing Timing
-	// Uplinks are what racks' links to the others carry, each way. A rack that is not named has no limit.
-	Uplinks map[string]hypervisor.BytesPerSecond
-	Hooks   Hooks
+	Hooks  Hooks
 }
 
 // Timing is how long things take. The defaults were measured between real hosts, with TLS.
@@ -121,12 +120,32 @@ func New(c Config) *World {
 		Config: c, Random: rand.New(rand.NewPCG(c.Seed, 1)), hosts: map[string]*Host{}, byID: map[hypervisor.DomainID]*Guest{},
 		owners: map[*flow.Stream]*Running{}, uplinks: map[string][2]flow.Link{}, store: newRecords(), judge: &judge{},
 	}
-	for _, rack := range sortedKeys(c.Uplinks) {
-		w.uplinks[rack] = [2]flow.Link{w.net.AddLink(float64(c.Uplinks[rack])), w.net.AddLink(float64(c.Uplinks[rack]))}
-	}
 	w.After(0, w.elect)
 	w.After(0, w.sample)
 	return w
+}
+
+// AddUplink says what a rack's link to the others carries, each way; a rack that has none has no limit. It comes
+// before migrations.
+func (w *World) AddUplink(rack string, capacity hypervisor.BytesPerSecond) error {
+	if _, there := w.uplinks[rack]; there || capacity <= 0 {
+		return fmt.Errorf("add an uplink of %s to rack %q: it has one, or nothing would pass", capacity, rack)
+	}
+	w.uplinks[rack] = [2]flow.Link{w.net.AddLink(float64(capacity)), w.net.AddLink(float64(capacity))}
+	return nil
+}
+
+// Idle reports whether nothing is under way: no migration, no run.
+func (w *World) Idle() bool {
+	if len(w.store.active) > 0 {
+		return false
+	}
+	for _, r := range w.store.runs {
+		if !r.Phase.Final() {
+			return false
+		}
+	}
+	return true
 }
 
 // Now is the time since the beginning, Time the time of day.

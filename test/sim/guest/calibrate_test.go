@@ -35,7 +35,7 @@ func cells() []cell {
 			{name: "idle", used: 128 * hypervisor.MiB, downtime: 20 * time.Millisecond},
 			{name: "idle, full", downtime: time.Millisecond},
 			{name: "words", pattern: sim.Pattern{Kind: sim.Words, Rate: 20000, WorkingSet: 128 * hypervisor.MiB}, downtime: 300 * time.Millisecond},
-			{name: "words, xbzrle", pattern: sim.Pattern{Kind: sim.Words, Rate: 20000, WorkingSet: 32 * hypervisor.MiB}, strategy: hypervisor.Strategy{Compression: "xbzrle"}, downtime: 20 * time.Millisecond},
+			{name: "words, xbzrle", pattern: sim.Pattern{Kind: sim.Words, Rate: 20000, WorkingSet: set}, strategy: hypervisor.Strategy{Compression: "xbzrle"}, downtime: 20 * time.Millisecond},
 			{name: "pages, small set", pattern: sim.Pattern{Kind: sim.Pages, Rate: 12000, WorkingSet: set / 4}, downtime: 800 * time.Millisecond},
 			{name: "pages, set", pattern: sim.Pattern{Kind: sim.Pages, Rate: 6000, WorkingSet: set}, downtime: 100 * time.Millisecond},
 			{name: "pages, set, zstd", pattern: sim.Pattern{Kind: sim.Pages, Rate: 9000, WorkingSet: set}, pack: 2.5, strategy: hypervisor.Strategy{Compression: "zstd", Connections: 2}, downtime: 60 * time.Millisecond},

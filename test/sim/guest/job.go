@@ -122,6 +122,7 @@ func (j *Job) send(budget float64) {
 			price := p.price(p.again)
 			bytes := min(p.todo, budget/price)
 			p.todo -= bytes
+			p.sent += bytes
 			budget -= bytes * price
 			j.processed += bytes * price
 			if p.Rate == 0 && price < 0.5/100 {
@@ -132,7 +133,7 @@ func (j *Job) send(budget float64) {
 			if p.todo > 1 {
 				return
 			}
-			p.todo, p.again = 0, true
+			p.todo = 0
 		}
 		j.slot = (j.slot + 1) % len(j.parts)
 	}
@@ -153,6 +154,10 @@ func (j *Job) sync() float64 {
 	added := 0.0
 	for i := range j.parts {
 		p := &j.parts[i]
+		if j.round > 1 {
+			p.again = 1 - (1-p.again)*(1-min(p.sent/p.size, 1))
+		}
+		p.sent = 0
 		fresh := p.dirty * (p.size - p.todo)
 		p.todo += fresh
 		p.dirty = 0

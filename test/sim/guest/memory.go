@@ -109,31 +109,37 @@ func (r Region) active(a, b time.Duration) time.Duration {
 // part is a region while it is being sent, or what is never written.
 type part struct {
 	Region
-	price func(again bool) float64 // bytes on the link for each byte
+	price func(again float64) float64 // bytes on the link for each byte, if a share of it was sent before
 	size  float64
 	todo  float64 // bytes to be sent
 	dirty float64 // share that was dirtied since the last sync
-	again bool    // it was sent before
+	sent  float64 // bytes in the present round
+	// again is the share of the region that XBZRLE has something to compare with, as of the last sync. QEMU keeps
+	// nothing of the first round.
+	again float64
 }
 
 // parts are the memory's, in the order in which they are sent; at the beginning all is to be sent.
 func (m Memory) parts(s hypervisor.Strategy) []part {
-	zero := func(bool) float64 { return header / float64(PageSize) }
+	zero := func(float64) float64 { return header / float64(PageSize) }
 	cache := float64(s.XBZRLECache)
 	if cache == 0 {
 		cache = float64(64 * hypervisor.MiB)
 	}
-	written := 0.0
+	written := 1.0
 	for _, r := range m.Regions {
 		written += float64(r.Size)
 	}
-	full := func(words bool) func(bool) float64 {
-		return func(again bool) float64 {
+	// What does not fit into the cache is sent whole, and only that.
+	held := min(1, cache/written)
+	full := func(words bool) func(float64) float64 {
+		return func(again float64) float64 {
 			switch {
 			case s.Compression == "zstd" && m.Compression > 1:
 				return header/float64(PageSize) + 1/m.Compression
-			case s.Compression == "xbzrle" && again && words && written <= cache:
-				return (header + word) / float64(PageSize)
+			case s.Compression == "xbzrle" && words:
+				short := held * again
+				return header/float64(PageSize) + 1 - short + short*word/float64(PageSize)
 			}
 			return header/float64(PageSize) + 1
 		}

@@ -1,6 +1,6 @@
 // Package app is drover-lab's command line.
 //
-// Every command takes --lab. Answers go to standard output, everything else to standard error. Exit codes: 0 done,
+// Every command but sim takes --lab. Answers go to standard output, everything else to standard error. Exit codes: 0 done,
 // 1 failed, 2 wrong usage; `exec` passes the command's own code on and uses 125 for failures of drover-lab itself.
 package app
 
@@ -93,7 +93,7 @@ func run(ctx context.Context, a *cli.App, args []string) error {
 func newApp(stdout, stderr io.Writer) *cli.App {
 	a := &cli.App{
 		Name:           "drover-lab",
-		Usage:          "run real libvirt hosts side by side on this machine",
+		Usage:          "run real libvirt hosts side by side on this machine, or simulated fleets",
 		HideVersion:    true,
 		Writer:         stdout,
 		ErrWriter:      stderr,
@@ -101,7 +101,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:   usageError,
 		Action:         noCommand,
 	}
-	for _, group := range [][]*cli.Command{labCommands(), runCommands(), guestCommands(), probeCommands(), faultCommands(), droverCommands()} {
+	for _, group := range [][]*cli.Command{labCommands(), runCommands(), guestCommands(), probeCommands(), faultCommands(), droverCommands(), simCommands()} {
 		a.Commands = append(a.Commands, group...)
 	}
 	complete(a.Commands)
@@ -126,6 +126,9 @@ func complete(cmds []*cli.Command) {
 			c.Action = noCommand
 			complete(c.Subcommands)
 			continue
+		}
+		if c.Name == "sim" {
+			continue // no lab
 		}
 		c.Flags = append(c.Flags,
 			&cli.StringFlag{Name: "lab", Value: "lab", EnvVars: []string{"DROVER_LAB"}, Usage: "the lab's `NAME`; several can be up side by side"},
