@@ -33,15 +33,16 @@ test: ## all tests; as root with real guests migrating between real hosts (under
 	  echo "not root: the tests that need real hosts are left out (drover-lab, hypervisor/kvm, test/lab); run as root for all"; \
 	  $(MAKE) --no-print-directory test-unprivileged; fi
 
+# The tests on real hosts take longest, mostly waiting: they begin first, beside the others.
 .PHONY: test-all
 test-all:
 	@mkdir -p $(BUILD)
-	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 11m ./...
+	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 25m ./test/lab ./...
 
 .PHONY: test-unprivileged
 test-unprivileged:
 	@mkdir -p $(BUILD)
-	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 11m \
+	$(SUM) --jsonfile $(BUILD)/test.json -- -tags $(TAGS) -timeout 25m \
 	  $$($(GO) list -tags $(TAGS) ./... | grep -vE '^drover/(cmd/drover-lab$$|hypervisor/kvm|test/lab)')
 
 .PHONY: race

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -10,19 +9,27 @@ import (
 	"drover/scheduler/fleet"
 )
 
-// drained is the guests that the drains of one test move, all at home on kvm1.
-func drained(t *testing.T, l *Lab, n int) []string {
-	t.Helper()
-	var guests []string
-	for i := range n {
-		g := fmt.Sprintf("drain%d", i+1)
-		l.Guest(t, g, "kvm1", idle...)
-		guests = append(guests, g)
+// Drains of kvm1 on real hosts, all of the same four guests, which are at home there.
+func TestDrains(t *testing.T) {
+	l := begin(t, "1gbit")
+	guests := []string{"drain1", "drain2", "drain3", "drain4"}
+	l.Guests(t, "kvm1", guests, idle...)
+	for _, tc := range []struct {
+		name string
+		rate string
+		run  func(*testing.T, *Lab, []string)
+	}{
+		{"empties its host and keeps it closed", "1gbit", drainAndRestore},
+		{"is cancelled at any moment", "200mbit", cancelDrain},
+		{"outlives the scheduler", "200mbit", killScheduler},
+	} {
+		if !t.Run(tc.name, func(t *testing.T) { tc.run(t, begin(t, tc.rate), guests) }) {
+			return // where the guests are now is not known
+		}
 	}
-	return guests
 }
 
-// run is the last run of kvm1.
+// run1 is the last run of kvm1.
 func (l *Lab) run1(t *testing.T) (fleet.Run, bool) {
 	t.Helper()
 	var r fleet.Run
@@ -33,33 +40,29 @@ func (l *Lab) run1(t *testing.T) (fleet.Run, bool) {
 // atHome asserts that each guest is on kvm1 and nowhere else.
 func atHome(t *testing.T, l *Lab, guests []string) {
 	t.Helper()
-	for _, g := range guests {
-		l.OnOnly(t, g, "kvm1")
+	if n := onOne(t, l, guests); n != len(guests) {
+		t.Errorf("%d of %d guests are at home", n, len(guests))
 	}
 }
 
-// onOne asserts that each guest runs on one host, and returns how many are on kvm1.
+// onOne asserts that each guest runs on one host and is known to no other, and returns how many are on kvm1.
 func onOne(t *testing.T, l *Lab, guests []string) int {
 	t.Helper()
 	home := 0
 	for _, g := range guests {
-		on := l.RunningOn(t, g)
-		if len(on) != 1 {
-			t.Errorf("%s runs on %v, want one host", g, on)
-			continue
-		}
-		l.OnOnly(t, g, on[0])
-		if on[0] == "kvm1" {
+		on, known := l.having(t, g)
+		if len(on) != 1 || len(known) != 1 {
+			t.Errorf("%s runs on %v and is known to %v, want one host", g, on, known)
+		} else if on[0] == "kvm1" {
 			home++
 		}
 	}
+	l.Verify(t, guests...)
 	return home
 }
 
 // A drain empties its host and keeps it closed; a restore brings everybody home.
-func TestDrainAndRestore(t *testing.T) {
-	l := begin(t, "1gbit")
-	guests := drained(t, l, 4)
+func drainAndRestore(t *testing.T, l *Lab, guests []string) {
 	l.Guest(t, "stays", "kvm2", idle...)
 	t.Logf("dry run:\n%s", l.MustDrover(t, "host", "drain", "kvm1", "--dry-run").Stdout)
 	r := l.MustDrover(t, "host", "drain", "kvm1", "--wait", "--deadline", "10m")
@@ -78,34 +81,28 @@ func TestDrainAndRestore(t *testing.T) {
 }
 
 // A drain that is cancelled at any moment leaves every guest on one host, and a restore brings all home.
-func TestDrainCancelled(t *testing.T) {
-	l := begin(t, "200mbit")
-	guests := drained(t, l, 4)
-	for i := range 3 {
-		l.MustDrover(t, "host", "drain", "kvm1")
-		after := time.Duration(rand.Int64N(int64(6 * time.Second)))
-		time.Sleep(after)
-		args := []string{"run", "cancel", "kvm1", "--wait"}
-		if i == 1 {
-			args = append(args, "--abort", "--uncordon")
-		}
-		r := l.Drover(t.Context(), args...)
-		run, ok := l.run1(t)
-		if !ok || !run.Phase.Final() || r.Code != 0 && run.Phase != fleet.RunDone {
-			t.Fatalf("cancelled after %s: %s, run %s (%s)", after, r, run.Phase, run.Reason)
-		}
-		home := onOne(t, l, guests)
-		t.Logf("cancelled after %s: %s, %d of %d still at home", after.Round(time.Millisecond), run.Phase, home, len(guests))
-		l.MustDrover(t, "host", "restore", "kvm1", "--wait")
-		atHome(t, l, guests)
+func cancelDrain(t *testing.T, l *Lab, guests []string) {
+	l.MustDrover(t, "host", "drain", "kvm1")
+	after := time.Duration(rand.Int64N(int64(5 * time.Second)))
+	time.Sleep(after)
+	args := []string{"run", "cancel", "kvm1", "--wait"}
+	if rand.IntN(2) == 0 {
+		args = append(args, "--abort", "--uncordon")
 	}
+	r := l.Drover(t.Context(), args...)
+	run, ok := l.run1(t)
+	if !ok || !run.Phase.Final() || r.Code != 0 && run.Phase != fleet.RunDone {
+		t.Fatalf("cancelled after %s: %s, run %s (%s)", after, r, run.Phase, run.Reason)
+	}
+	home := onOne(t, l, guests)
+	t.Logf("%v after %s: %s, %d of %d still at home", args, after.Round(time.Millisecond), run.Phase, home, len(guests))
+	l.MustDrover(t, "host", "restore", "kvm1", "--wait")
+	atHome(t, l, guests)
 	l.Ready(t)
 }
 
 // The scheduler, and the store in it, is killed in the middle of a drain: its successor goes on.
-func TestSchedulerDiesInDrain(t *testing.T) {
-	l := begin(t, "200mbit")
-	guests := drained(t, l, 4)
+func killScheduler(t *testing.T, l *Lab, guests []string) {
 	l.MustDrover(t, "host", "drain", "kvm1")
 	moved := func() int {
 		n := 0

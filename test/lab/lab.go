@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -141,22 +142,34 @@ func (l *Lab) Virsh(t testing.TB, host string, args ...string) string {
 // Guest starts a guest and stops it at the end of the test, unless the test has.
 func (l *Lab) Guest(t testing.TB, name, host string, flags ...string) {
 	t.Helper()
-	l.Do(t, append([]string{"guest", "start", name, "--host", host}, flags...)...)
+	l.Guests(t, host, []string{name}, flags...)
+}
+
+// Guests starts several equal guests on a host at once.
+func (l *Lab) Guests(t testing.TB, host string, names []string, flags ...string) {
+	t.Helper()
 	t.Cleanup(func() {
-		r := l.run(context.Background(), "drover-lab", "guest", "stop", name)
-		if r.Code != 0 && !t.Failed() && !strings.Contains(r.Stderr, "not found") {
-			t.Errorf("guest stop %s: %s", name, r)
-		}
+		l.Together(t, len(names), func(i int) Result {
+			r := l.run(context.Background(), "drover-lab", "guest", "stop", names[i])
+			if t.Failed() || strings.Contains(r.Stderr, "not found") {
+				r.Code = 0
+			}
+			return r
+		})
 	})
-	l.Eventually(t, 10*time.Second, "drover lists "+name, func() bool {
-		return strings.Contains(l.MustDrover(t, "vm", "list").Stdout, name)
+	l.Together(t, len(names), func(i int) Result {
+		return l.run(context.WithoutCancel(t.Context()), "drover-lab", append([]string{"guest", "start", names[i], "--host", host}, flags...)...)
+	})
+	l.Eventually(t, time.Minute, fmt.Sprintf("drover lists %v", names), func() bool {
+		list := strings.Fields(l.MustDrover(t, "vm", "list").Stdout)
+		return !slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(list, n) })
 	})
 }
 
 // Ready waits until every host may take part in migrations.
 func (l *Lab) Ready(t testing.TB) {
 	t.Helper()
-	l.Eventually(t, 30*time.Second, "all hosts are ready", func() bool {
+	l.Eventually(t, time.Minute, "all hosts are ready", func() bool {
 		var hosts []struct {
 			State string `json:"state"`
 		}
@@ -177,24 +190,47 @@ func (l *Lab) Ready(t testing.TB) {
 // RunningOn returns the hosts whose libvirt says that the guest runs there.
 func (l *Lab) RunningOn(t testing.TB, guest string) []string {
 	t.Helper()
-	return l.having(t, guest, "--state-running")
+	running, _ := l.having(t, guest)
+	return running
 }
 
-// DefinedOn returns the hosts that know the guest at all, running or not.
-func (l *Lab) DefinedOn(t testing.TB, guest string) []string {
+// having returns the hosts on which the guest runs, and those that know it at all, running or not.
+func (l *Lab) having(t testing.TB, guest string) (running, known []string) {
 	t.Helper()
-	return l.having(t, guest, "--all")
-}
-
-func (l *Lab) having(t testing.TB, guest, filter string) []string {
-	t.Helper()
-	var out []string
-	for _, h := range l.Hosts {
-		if slices.Contains(strings.Fields(l.Virsh(t, h, "list", "--name", filter)), guest) {
-			out = append(out, h)
+	lists := make([]string, len(l.Hosts))
+	l.Together(t, len(l.Hosts), func(i int) Result {
+		r := l.run(context.WithoutCancel(t.Context()), "drover-lab",
+			"exec", l.Hosts[i], "--", "virsh", "-q", "-c", "qemu:///system", "list", "--all")
+		lists[i] = r.Stdout
+		return r
+	})
+	for i, list := range lists {
+		for line := range strings.Lines(list) { // " 3   web   running", the number is - of one that does not run
+			if f := strings.Fields(line); len(f) > 2 && f[1] == guest {
+				known = append(known, l.Hosts[i])
+				if f[2] == "running" {
+					running = append(running, l.Hosts[i])
+				}
+			}
 		}
 	}
-	return out
+	return running, known
+}
+
+// Together runs n commands side by side, all of which must succeed.
+func (l *Lab) Together(t testing.TB, n int, do func(i int) Result) {
+	t.Helper()
+	results := make([]Result, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { results[i] = do(i) })
+	}
+	wg.Wait()
+	for i, r := range results {
+		if r.Code != 0 {
+			t.Fatalf("command %d of %d: %s", i+1, n, r)
+		}
+	}
 }
 
 // Records returns all migrations of the guest, oldest first.
@@ -259,19 +295,22 @@ func (l *Lab) Eventually(t testing.TB, limit time.Duration, what string, holds f
 	}
 }
 
-// Verify checks from outside that the guest lives and its memory is what it wrote.
-func (l *Lab) Verify(t testing.TB, guest string) {
+// Verify checks from outside that the guests live and their memory is what they wrote.
+func (l *Lab) Verify(t testing.TB, guests ...string) {
 	t.Helper()
-	l.Do(t, "guest", "verify", guest)
+	l.Together(t, len(guests), func(i int) Result {
+		return l.run(context.WithoutCancel(t.Context()), "drover-lab", "guest", "verify", guests[i])
+	})
 }
 
 // OnOnly asserts that the guest runs on the host, and that no other knows it.
 func (l *Lab) OnOnly(t testing.TB, guest, host string) {
 	t.Helper()
-	if on := l.RunningOn(t, guest); !slices.Equal(on, []string{host}) {
+	on, known := l.having(t, guest)
+	if !slices.Equal(on, []string{host}) {
 		t.Errorf("%s runs on %v, want only %s", guest, on, host)
 	}
-	if known := l.DefinedOn(t, guest); !slices.Equal(known, []string{host}) {
+	if !slices.Equal(known, []string{host}) {
 		t.Errorf("%s is known to %v, want only %s", guest, known, host)
 	}
 	l.Verify(t, guest)

@@ -84,10 +84,10 @@ func TestCancelInTheMiddle(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "stay", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "stay", "--to", "kvm2")
-	m := l.WaitPhase(t, "stay", 10*time.Second, precopy.Copying)
+	m := l.WaitPhase(t, "stay", time.Minute, precopy.Copying)
 	time.Sleep(time.Second)
 	l.MustDrover(t, "migration", "cancel", m.ID, "--as", "eve@desk", "--reason", "changed my mind")
-	m = l.WaitPhase(t, "stay", 15*time.Second, precopy.Aborted, precopy.Done, precopy.Failed)
+	m = l.WaitPhase(t, "stay", time.Minute, precopy.Aborted, precopy.Done, precopy.Failed)
 	if m.Phase != precopy.Aborted || m.Cancel == nil || m.Cancel.By != "eve@desk" || !strings.Contains(m.Reason, "eve@desk") {
 		t.Errorf("record: %s, cancel %+v, reason %q; want aborted by eve@desk", m.Phase, m.Cancel, m.Reason)
 	}
@@ -132,7 +132,7 @@ func TestAgentKilledInMidCopyIsAdopted(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "adopt", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "adopt", "--to", "kvm2")
-	l.WaitPhase(t, "adopt", 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, "adopt", time.Minute, precopy.Copying)
 	time.Sleep(2 * time.Second)
 	l.Do(t, "signal", "kvm1", "agent", "KILL")
 	m := l.WaitPhase(t, "adopt", 2*time.Minute, precopy.Done, precopy.Failed, precopy.Aborted)
@@ -146,7 +146,7 @@ func TestSchedulerAndStoreKilledInMidCopy(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "goon", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "goon", "--to", "kvm2")
-	l.WaitPhase(t, "goon", 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, "goon", time.Minute, precopy.Copying)
 	l.Do(t, "signal", "control", "scheduler", "KILL") // the embedded etcd dies with it
 	time.Sleep(3 * time.Second)
 	l.Eventually(t, time.Minute, "the store is back", func() bool {
@@ -182,7 +182,7 @@ func endsSomewhere(t *testing.T, guest string, fault func(*Lab)) {
 	l := begin(t, "100mbit")
 	l.Guest(t, guest, "kvm1", busy...)
 	l.MustDrover(t, "migrate", guest, "--to", "kvm2")
-	l.WaitPhase(t, guest, 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, guest, time.Minute, precopy.Copying)
 	time.Sleep(time.Second)
 	fault(l)
 	m := l.WaitPhase(t, guest, 3*time.Minute, precopy.Done, precopy.Failed, precopy.Aborted)
@@ -195,7 +195,7 @@ func TestTargetHostDies(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "dies", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "dies", "--to", "kvm3")
-	l.WaitPhase(t, "dies", 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, "dies", time.Minute, precopy.Copying)
 	time.Sleep(time.Second)
 	l.Do(t, "kill", "kvm3")
 	m := l.WaitPhase(t, "dies", 2*time.Minute, precopy.Failed, precopy.Done, precopy.Aborted)
@@ -241,7 +241,7 @@ func TestWrongInput(t *testing.T) {
 		{"no certificate file", []string{"host", "list", "--tls-ca", "/nonexistent"}, 2, "/nonexistent"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			r := l.Drover(ctx, tc.args...)
 			if r.Code != tc.code || !strings.Contains(r.Stderr, tc.says) || strings.Count(strings.TrimSpace(r.Stderr), "\n") != 0 {

@@ -16,7 +16,7 @@ func TestAutostartFollowsTheGuest(t *testing.T) {
 	l.Guest(t, "boots", "kvm1", idle...)
 	l.Virsh(t, "kvm1", "autostart", "boots")
 	l.MustDrover(t, "migrate", "boots", "--to", "kvm2", "--wait")
-	l.Eventually(t, 10*time.Second, "the target starts it at boot", func() bool {
+	l.Eventually(t, time.Minute, "the target starts it at boot", func() bool {
 		return slices.Contains(strings.Fields(l.Virsh(t, "kvm2", "list", "--all", "--autostart", "--name")), "boots")
 	})
 	l.OnOnly(t, "boots", "kvm2")
@@ -27,12 +27,12 @@ func TestAutostartIsRestoredAfterCancel(t *testing.T) {
 	l.Guest(t, "flag", "kvm1", busy...)
 	l.Virsh(t, "kvm1", "autostart", "flag")
 	l.MustDrover(t, "migrate", "flag", "--to", "kvm2")
-	m := l.WaitPhase(t, "flag", 10*time.Second, precopy.Copying)
+	m := l.WaitPhase(t, "flag", time.Minute, precopy.Copying)
 	if on := l.Virsh(t, "kvm1", "list", "--all", "--autostart", "--name"); strings.Contains(on, "flag") {
 		t.Error("the flag stands on the source in mid-copy: a reboot of it would start a second copy")
 	}
 	l.MustDrover(t, "migration", "cancel", m.ID)
-	l.WaitPhase(t, "flag", 15*time.Second, precopy.Aborted)
+	l.WaitPhase(t, "flag", time.Minute, precopy.Aborted)
 	if on := l.Virsh(t, "kvm1", "list", "--all", "--autostart", "--name"); !strings.Contains(on, "flag") {
 		t.Error("the flag was not restored on the source")
 	}
@@ -53,9 +53,9 @@ func TestAbortedOutside(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "outside", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "outside", "--to", "kvm2")
-	l.WaitPhase(t, "outside", 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, "outside", time.Minute, precopy.Copying)
 	l.Virsh(t, "kvm1", "domjobabort", "outside")
-	m := l.WaitPhase(t, "outside", 15*time.Second, precopy.Aborted, precopy.Failed, precopy.Done)
+	m := l.WaitPhase(t, "outside", time.Minute, precopy.Aborted, precopy.Failed, precopy.Done)
 	if m.Phase != precopy.Aborted || m.ReasonCode != "aborted-outside" {
 		t.Errorf("record: %s %s (%s), want aborted aborted-outside", m.Phase, m.ReasonCode, m.Reason)
 	}
@@ -66,9 +66,9 @@ func TestGuestStoppedInMidCopy(t *testing.T) {
 	l := begin(t, "100mbit")
 	l.Guest(t, "stopped", "kvm1", busy...)
 	l.MustDrover(t, "migrate", "stopped", "--to", "kvm2")
-	l.WaitPhase(t, "stopped", 10*time.Second, precopy.Copying)
+	l.WaitPhase(t, "stopped", time.Minute, precopy.Copying)
 	l.Virsh(t, "kvm1", "destroy", "stopped")
-	m := l.WaitPhase(t, "stopped", 30*time.Second, precopy.Aborted, precopy.Failed, precopy.Done)
+	m := l.WaitPhase(t, "stopped", time.Minute, precopy.Aborted, precopy.Failed, precopy.Done)
 	if m.Phase != precopy.Failed || m.ReasonCode != "guest-stopped" {
 		t.Errorf("record: %s %s (%s), want failed guest-stopped", m.Phase, m.ReasonCode, m.Reason)
 	}
@@ -86,7 +86,7 @@ func TestMigrationOfAnotherToolUnderWay(t *testing.T) {
 			"--undefinesource", "--tls", "theirs", "qemu+tls://kvm2/system")
 		done <- r.String()
 	}()
-	l.Eventually(t, 10*time.Second, "their migration runs", func() bool {
+	l.Eventually(t, time.Minute, "their migration runs", func() bool {
 		return strings.Contains(l.Virsh(t, "kvm1", "domjobinfo", "theirs"), "Unbounded")
 	})
 	r := l.Drover(t.Context(), "migrate", "theirs", "--to", "kvm3")

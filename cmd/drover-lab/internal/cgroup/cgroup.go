@@ -145,7 +145,32 @@ func (l Layout) Create(lab, host string, lim Limits) error {
 			}
 		}
 	}
+	if err := l.weigh(lab); err != nil {
+		return err
+	}
 	return l.limit(lab, host, lim)
+}
+
+// weight of a lab's group, in processes outside of it. All groups below it share it: a lab stands for
+// several machines, and with the weight of one process it would stand nearly still beside a compiler.
+const weight = 16
+
+// weigh gives a lab's group its weight where the kernel has one; what its hosts may use at most stays.
+func (l Layout) weigh(lab string) error {
+	for _, h := range l.Tree {
+		file, value := "cpu.shares", 1024*weight
+		if l.V2 {
+			file, value = "cpu.weight", 100*weight
+		} else if !slices.Contains(h.Controllers, "cpu") {
+			continue
+		}
+		err := os.WriteFile(filepath.Join(h.Path, LabGroup(lab), file), []byte(strconv.Itoa(value)), 0)
+		// A v2 kernel whose cpu controller v1 holds has no such file, and lets none be made.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("weigh control group: %w", err)
+		}
+	}
+	return nil
 }
 
 // passOn makes a v2 group's controllers available below it. Each is tried by itself: one that this kernel lacks, or

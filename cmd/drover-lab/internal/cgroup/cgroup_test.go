@@ -69,6 +69,9 @@ func TestV2OnAFakeTree(t *testing.T) {
 	if got := read(t, host, "memory.max"); got != "536870912" {
 		t.Errorf("memory.max = %q, want 536870912", got)
 	}
+	if got := read(t, filepath.Dir(host), "cpu.weight"); got != "1600" {
+		t.Errorf("the lab's cpu.weight = %q, want 1600", got)
+	}
 	// Controllers are passed on down to the host's group; what the host passes on is its libvirt's business, and a
 	// group that passes on may hold no process, so the first one ends up in a leaf.
 	for _, dir := range []string{root, filepath.Dir(host)} {
@@ -115,6 +118,9 @@ func TestV1OnAFakeTree(t *testing.T) {
 	cpu, cpuset := filepath.Join(root, "cpu/drover-lab-lab/kvm1"), filepath.Join(root, "cpuset/drover-lab-lab/kvm1")
 	if got := read(t, cpu, "cpu.cfs_quota_us"); got != "50000" {
 		t.Errorf("quota %q, want 50000", got)
+	}
+	if got := read(t, filepath.Dir(cpu), "cpu.shares"); got != "16384" {
+		t.Errorf("the lab's shares %q, want 16384", got)
 	}
 	if got := read(t, cpuset, "cpuset.cpus"); got != "0-1" {
 		t.Errorf("cpuset.cpus %q, want the parent's", got)

@@ -193,24 +193,36 @@ func (m *Manager) stopOn(ctx context.Context, l state.Lab, h string, r Record) e
 		}
 		return err
 	}
-	doms, err := m.Domains(ctx, h)
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		doms, err := m.Domains(ctx, h)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(doms, func(d Domain) bool { return d.Name == r.Name })
+		if i < 0 {
+			return nil
+		}
+		err = m.end(ctx, h, r.UUID, doms[i])
+		if err == nil || try == endTries {
+			return err
+		}
+		// It may have ended by itself in between, or gone with its migration: the next look tells.
 	}
-	for _, d := range doms {
-		if d.Name != r.Name {
-			continue
-		}
-		var errs []error
-		if d.Active {
-			_, err := m.hosts.Virsh(ctx, h, "destroy", r.UUID)
-			errs = append(errs, err)
-		}
-		if d.Persistent {
-			_, err := m.hosts.Virsh(ctx, h, "undefine", r.UUID)
-			errs = append(errs, err)
-		}
-		return errors.Join(errs...)
+}
+
+// endTries is how often a domain is looked at and ended before an error counts.
+const endTries = 3
+
+// end destroys and undefines a domain as it was seen.
+func (m *Manager) end(ctx context.Context, h, uuid string, d Domain) error {
+	var errs []error
+	if d.Active {
+		_, err := m.hosts.Virsh(ctx, h, "destroy", uuid)
+		errs = append(errs, err)
 	}
-	return nil
+	if d.Persistent {
+		_, err := m.hosts.Virsh(ctx, h, "undefine", uuid)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
