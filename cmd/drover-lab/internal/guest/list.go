@@ -19,8 +19,9 @@ type Domain struct {
 	Persistent bool   `json:"persistent"`
 }
 
-// listTimeout bounds what a libvirtd that hangs, or was stopped by a signal, can cost.
-const listTimeout = 15 * time.Second
+// listTimeout bounds what a libvirtd that hangs, or was stopped by a signal, can cost. One that ends a guest answers
+// only when its QEMU has gone, which is given 15 s and longer.
+const listTimeout = 40 * time.Second
 
 // Domains lists all domains of a host that runs, whoever made them.
 func (m *Manager) Domains(ctx context.Context, h string) ([]Domain, error) {
