@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -88,9 +89,19 @@ func TestPostCopyOutlastsACut(t *testing.T) {
 func TestPostCopyIsRecovered(t *testing.T) {
 	l, p := postCopy(t, "pc-broken")
 	t.Cleanup(func() {
-		// What is left of a guest that can't go on is ended by its stop, once libvirt has let go of it.
-		l.Do(t, "restart", "kvm1")
-		l.Do(t, "restart", "kvm2")
+		// What is left of a guest that can't go on is ended by its stop, once libvirt has let go of it. A libvirtd
+		// that waits for the other side would take half a minute to be ended in order.
+		for _, host := range []string{"kvm1", "kvm2"} {
+			l.Do(t, "signal", host, "libvirtd", "KILL")
+		}
+		l.Eventually(t, time.Minute, "libvirt is back", func() bool {
+			for _, host := range []string{"kvm1", "kvm2"} {
+				if l.run(context.Background(), "drover-lab", "exec", host, "--", "virsh", "-q", "-c", "qemu:///system", "list").Code != 0 {
+					return false
+				}
+			}
+			return true
+		})
 	})
 	l.MustDrover(t, "migrate", "pc-broken", "--to", "kvm2")
 	m := l.WaitPhase(t, "pc-broken", 2*time.Minute, precopy.Postcopy, precopy.Done, precopy.Failed, precopy.Aborted)
@@ -112,11 +123,16 @@ func TestPostCopyIsRecovered(t *testing.T) {
 	if v := l.libvirt(t, "kvm2"); v >= 11_002_000 && v < 11_004_000 {
 		l.Eventually(t, time.Minute, "the record asks for a person", broken("ALARM: a person must see to this"))
 		t.Logf("with libvirt %d: %s", v, m.Reason)
-		// The target hears of it when TCP sends again what was lost in the cut.
-		l.Eventually(t, time.Minute, "both hosts have post-copy as failed", func() bool { return l.postCopyFailed(t, "pc-broken") })
 		time.Sleep(5 * time.Second)
-		if !l.postCopyFailed(t, "pc-broken") {
-			t.Error("somebody has touched what is left on the two hosts")
+		// The target hears of it only when it has something to send: where the guest waits for a page that it
+		// asked for before, that is never.
+		for host, want := range map[string][]string{
+			"kvm1": {"paused (post-copy failed)"},
+			"kvm2": {"running (post-copy failed)", "running (post-copy)"},
+		} {
+			if got := strings.TrimSpace(l.Virsh(t, host, "domstate", "pc-broken", "--reason")); !slices.Contains(want, got) {
+				t.Errorf("%s has it %s, want %q: nothing touched", host, got, want)
+			}
 		}
 		return
 	}
@@ -125,18 +141,6 @@ func TestPostCopyIsRecovered(t *testing.T) {
 		t.Errorf("notes %q do not say for how long it was interrupted", m.Notes)
 	}
 	moved(t, l, "pc-broken", p, m)
-}
-
-// postCopyFailed reports whether both hosts hold what a post-copy that broke leaves there.
-func (l *Lab) postCopyFailed(t *testing.T, guest string) bool {
-	t.Helper()
-	for host, want := range map[string]string{"kvm1": "paused (post-copy failed)", "kvm2": "running (post-copy failed)"} {
-		if got := strings.TrimSpace(l.Virsh(t, host, "domstate", guest, "--reason")); got != want {
-			t.Logf("%s has it %s", host, got)
-			return false
-		}
-	}
-	return true
 }
 
 var daemonVersion = regexp.MustCompile(`daemon: (\d+)\.(\d+)\.(\d+)`)
