@@ -92,6 +92,11 @@ bench-order: ## schedules of moves against the bound of the links, and with DATA
 	@mkdir -p $(BUILD)
 	$(GO) run ./test/bench/order -data '$(DATA)' -json $(BUILD)/bench-order.json -schedules $(BUILD)/bench-order-schedules.json
 
+.PHONY: bench-bandwidth
+bench-bandwidth: build deps ## one bandwidth budget against fixed rules: simulated (100 hosts, 500 moves), and as root batches on real hosts (hours; resumes); JSON in build/
+	$(GO) run ./test/bench/bandwidth -json $(BUILD)/bench-bandwidth-sim.json
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_HOSTS=4 $(GO) test -count 1 -v -timeout 0 -tags bench -run 'TestTwoGuests|TestTenantTraffic|TestBandwidth' ./test/lab
+
 .PHONY: bench-day
 bench-day: ## a recorded day of VMs' load (DATA=FILE) under drover's automatic moves and other managers' rules; JSON in build/
 	@mkdir -p $(BUILD)

@@ -57,6 +57,27 @@ type HostLoad struct {
 	Problem string `json:"problem,omitempty"`
 }
 
+// LinkLoad is one sample of the migration network's interface, taken every second while a stream comes or
+// goes. Rates are over the time since the sample before.
+type LinkLoad struct {
+	At time.Time      `json:"at"` // the host's own clock
+	Rx BytesPerSecond `json:"rx"`
+	Tx BytesPerSecond `json:"tx"`
+	// StreamsRx and StreamsTx are the part of it that migrations' streams take; the rest is tenants'.
+	StreamsRx BytesPerSecond `json:"streams_rx"`
+	StreamsTx BytesPerSecond `json:"streams_tx"`
+	// Streams says that the parts are known.
+	Streams bool `json:"streams,omitempty"`
+}
+
+// Tenants is what is none of the migrations': headers are forgiven.
+func (l LinkLoad) Tenants() (rx, tx BytesPerSecond) {
+	rest := func(all, streams BytesPerSecond) BytesPerSecond {
+		return max(all-streams-streams/20, 0)
+	}
+	return rest(l.Rx, l.StreamsRx), rest(l.Tx, l.StreamsTx)
+}
+
 // Pressure is Linux's pressure stall information: the share of the last 10 s (0 to 100 %) in which
 // some task waited for the resource. Zero where the kernel has no PSI.
 type Pressure struct {

@@ -59,8 +59,10 @@ func (d *drive) again(ctx context.Context, cause error) (hypervisor.MigrateSpec,
 		start.Budget = max(start.Budget-time.Since(*m.Started), time.Second)
 	}
 	d.tuner = d.w.tuner(m.Policy, start)
-	d.limit, d.cap, d.last, d.toldLost, d.begun = d.tuner.Limit(), m.Order.Bandwidth, hypervisor.JobStats{}, 0, make(chan struct{})
+	d.tuner.Allow(d.allowed())
+	d.limit, d.last, d.toldLost, d.begun = d.tuner.Limit(), hypervisor.JobStats{}, 0, make(chan struct{})
 	spec, now := d.spec(), time.Now()
+	d.cap, d.pace = spec.Bandwidth, pace{}
 	spec.Persistent = m.Persistent
 	err = d.rec.begin(ctx, func(m *Migration) {
 		m.changeAttempt(func(a *Attempt) { a.Ended, a.Result, a.Bytes = &now, restarting, sent })

@@ -75,6 +75,9 @@ func (n *node) start(k kill) *agent {
 		Migrator: gatedMigrator{a}, Queue: gatedQueue{a}, Spool: spool, Events: events,
 		Log: slog.New(slog.NewTextHandler(n.w.log, &slog.HandlerOptions{Level: slog.LevelInfo})).With("agent", fmt.Sprintf("%s-%d", n.host.Name(), n.runs)),
 	})
+	if n.w.shares != nil && n == n.w.src {
+		a.worker.Shares = n.w.shares
+	}
 	if n.brakes != nil {
 		a.worker.Throttle = n.brakes.open
 	}

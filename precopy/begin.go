@@ -76,8 +76,11 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 	m := d.rec.current()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
-	d.limit, d.cap = d.tuner.Limit(), m.Order.Bandwidth
+	d.mirrors = len(disks)
+	d.tuner.Allow(d.allowed())
+	d.limit = d.tuner.Limit()
 	spec := d.spec()
+	d.cap = spec.Bandwidth
 	spec.Persistent, spec.CopyDisks = seen.Facts.Persistent, disks
 	now := time.Now()
 	up := stepUp{

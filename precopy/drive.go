@@ -50,6 +50,13 @@ type drive struct {
 	seen      time.Time     // when this agent took the record up
 	begun     chan struct{} // closed right before libvirt is called: a job seen earlier is not ours
 
+	hold    hold  // its share of the links
+	serial  int64 // of the share that is in force
+	mirrors int   // disks that are copied at once
+	pace    pace
+	need    hypervisor.BytesPerSecond // as the tuner says
+	near    bool
+
 	tuner    tune.Tuner
 	next     *forecast.Option // with which to begin again, once the present attempt has ended
 	brake    *brake
@@ -83,6 +90,11 @@ func newDrive(w *Worker, rec Stored) *drive {
 // told is called by the worker when the store has a newer record.
 func (d *drive) told(rec Stored) {
 	d.rec.told(rec)
+	d.wake()
+}
+
+// wake has the drive look at what is new.
+func (d *drive) wake() {
 	select {
 	case d.news <- struct{}{}:
 	default:
@@ -158,7 +170,7 @@ func (d *drive) spec() hypervisor.MigrateSpec {
 	return hypervisor.MigrateSpec{
 		Domain: d.domain, PeerURI: m.Order.PeerURI, MigrateURI: m.Order.MigrateURI,
 		TLS: m.Policy.Encrypt, TLSDestination: m.Order.TLSName,
-		Bandwidth: m.Order.Bandwidth, Downtime: d.limit, Persistent: m.Persistent, Strategy: d.tuner.Strategy(),
+		Bandwidth: d.perStream(d.allowed()), Downtime: d.limit, Persistent: m.Persistent, Strategy: d.tuner.Strategy(),
 	}
 }
 

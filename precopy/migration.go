@@ -190,6 +190,16 @@ type Progress struct {
 	Throttle  int                       `json:"throttle"` // percent
 	// ETA is the time still needed; negative when it does not converge at present.
 	ETA time.Duration `json:"eta"`
+	// Cap is the bandwidth limit in force, Serial that of the share which it keeps to, 0 for none. A limit of
+	// 0 is not known.
+	Cap    hypervisor.BytesPerSecond `json:"cap,omitempty"`
+	Serial int64                     `json:"serial,omitempty"`
+	// Achieved is what was sent over the last second or so.
+	Achieved hypervisor.BytesPerSecond `json:"achieved,omitempty"`
+	// Need is the least bandwidth by which it would end within the intent, by what its passes have shown; 0
+	// when that is not known. Near says that it is about to switch over.
+	Need hypervisor.BytesPerSecond `json:"need,omitempty"`
+	Near bool                      `json:"near,omitempty"`
 	// Why says in words what decides the pace, and what the controller last did.
 	Why string `json:"why,omitempty"`
 }

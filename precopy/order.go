@@ -14,6 +14,10 @@ type Order struct {
 	// TLSName is the name to expect in the target's certificate.
 	TLSName   string                    `json:"tls_name,omitempty"`
 	Bandwidth hypervisor.BytesPerSecond `json:"bandwidth"`
+	// Need is the least bandwidth by which the promise was expected to be kept, 0 when that was not known;
+	// Share what the stream begins with, 0 for all of Bandwidth.
+	Need  hypervisor.BytesPerSecond `json:"need,omitempty"`
+	Share hypervisor.BytesPerSecond `json:"share,omitempty"`
 	// Memory is the domain's allotment when it was ordered: what the target keeps free for it, also
 	// while the source does not report.
 	Memory hypervisor.Bytes `json:"memory,omitempty"`

@@ -331,7 +331,9 @@ func (d *drive) receipt(o *Outcome, p Phase) {
 	m := d.rec.current()
 	r := d.tuner.Learned()
 	r.ID, r.At, r.Done, r.Encrypt = m.ID, time.Now(), p == Done, m.Policy.Encrypt
+	// What it had to wait for bandwidth says nothing of the guest.
 	r.Seconds, r.Bytes, r.PauseMS, r.Rounds, r.Strategy = o.Seconds, o.Bytes, o.PauseMS, o.Rounds, o.Strategy
+	r.Seconds = max(r.Seconds-r.Waited.Seconds(), r.Seconds/4)
 	o.ThrottleMaxPercent = max(o.ThrottleMaxPercent, slowedPercent(r.LeastShare))
 	o.Slowdown, o.Receipt = r.Slowdown, &r
 }

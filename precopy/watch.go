@@ -90,6 +90,8 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.last, d.read = stats, time.Now()
 	d.stand(stats)
 	now := time.Now()
+	d.pace.note(now, stats.Processed())
+	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Least: d.brake.least(), Now: now})
 	if d.split() {
@@ -100,8 +102,13 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		}
 		return tune.Wait
 	}
-	d.report(stats, dec)
+	if dec.Near != d.near {
+		d.near, d.bar.At = dec.Near, time.Time{}
+	}
+	d.need = dec.Need
 	d.apply(pctx, dec)
+	d.acknowledge()
+	d.report(stats, dec)
 	switch {
 	case dec.Action == tune.Abort:
 		d.giveUp(dec)
@@ -165,7 +172,7 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 			d.limit, changed = limit, true
 		}
 	}
-	if limit := d.tuner.Bandwidth(); limit > 0 && limit != d.cap {
+	if limit := d.perStream(d.tuner.Bandwidth()); limit > 1 && limit != d.cap {
 		if err := d.w.Migrator.SetBandwidth(ctx, d.domain, limit); err != nil {
 			d.log.Warn("bandwidth limit not set, trying again", "limit", limit, "err", err)
 		} else {
@@ -236,6 +243,8 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 		Total: s.MemTotal + s.DiskTotal, Processed: s.Processed(), Remaining: remaining,
 		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round,
 		Downtime: d.limit, Throttle: max(s.Throttle, slowedPercent(d.brake.share)), Why: dec.Text,
+		Cap: d.cap * hypervisor.BytesPerSecond(max(d.mirrors, 1)), Serial: d.serial, Achieved: d.pace.last,
+		Need: d.need, Near: d.near,
 	}
 	if s.Bandwidth > 0 {
 		p.ETA = s.Bandwidth.Time(remaining) // else nothing is known yet
@@ -351,7 +360,7 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	start := startOf(m.Migration, memory)
 	goOn(&start, m.attempt())
-	d.limit, d.cap = start.Limit, start.Bandwidth
+	d.limit, d.cap = start.Limit, 0 // what is in force only libvirt knows
 	return start
 }
 

@@ -17,7 +17,7 @@ import (
 // one of libvirtd's 20 workers, and an abort needs one too.
 const MaxOutgoing = 8
 
-// Config is what a Worker is made of. Everything but Throttle, Observe and Events is needed.
+// Config is what a Worker is made of. Everything but Shares, Throttle, Observe and Events is needed.
 type Config struct {
 	Host     string // this host's name
 	Instance string // this run of the agent
@@ -27,6 +27,8 @@ type Config struct {
 	Log      *slog.Logger
 	// Events hasten what polling would find; nil is allowed.
 	Events <-chan hypervisor.Event
+	// Shares follows the shares of all migrations until its context ends; nil where nobody divides links.
+	Shares func(context.Context) <-chan ShareUpdate
 	// Throttle slows guests; nil where they can't be.
 	Throttle Throttler
 	// Observe is told of each migration that ended here, for metrics and a fresh report.
@@ -42,6 +44,9 @@ type Worker struct {
 	mu      sync.Mutex
 	drives  map[string]*drive
 	waiting map[string]Stored // orders beyond MaxOutgoing
+	shares  map[string]Share  // of migrations that leave this host
+	// arriving are the migrations under way to this host.
+	arriving map[string]bool
 	// over are migrations that ended here and whose final record did not come back by the watch yet:
 	// an older state of theirs, late on its way, must not be adopted.
 	over map[string]bool
@@ -53,7 +58,7 @@ func NewWorker(c Config) *Worker {
 	if c.Observe == nil {
 		c.Observe = func(Migration) {}
 	}
-	return &Worker{Config: c, tuner: tunerOf, drives: map[string]*drive{}, waiting: map[string]Stored{}, over: map[string]bool{}}
+	return &Worker{Config: c, tuner: tunerOf, drives: map[string]*drive{}, waiting: map[string]Stored{}, over: map[string]bool{}, shares: map[string]Share{}, arriving: map[string]bool{}}
 }
 
 // Run works until ctx ends. It then leaves running migrations to libvirt, which completes them, and
@@ -64,6 +69,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer cancel()
 	w.flushSpool(ctx)
 	updates := w.Queue.Watch(ctx)
+	var shares <-chan ShareUpdate
+	if w.Shares != nil {
+		shares = w.Shares(ctx)
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -72,9 +81,18 @@ func (w *Worker) Run(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
+			if u.Reset {
+				w.nothingArrives()
+			}
 			for _, rec := range u.Records {
 				w.take(ctx, rec)
 			}
+		case u, ok := <-shares:
+			if !ok {
+				shares = nil
+				continue
+			}
+			w.takeShares(u)
 		case e := <-w.Events:
 			w.dispatch(e)
 		}
@@ -88,8 +106,33 @@ func (w *Worker) Active() int {
 	return len(w.drives)
 }
 
+// Streaming reports whether a stream comes to this host or leaves it.
+func (w *Worker) Streaming() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.drives) > 0 || len(w.arriving) > 0
+}
+
+func (w *Worker) nothingArrives() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.arriving)
+}
+
+// arrives keeps count of what is under way to this host.
+func (w *Worker) arrives(rec Stored) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if rec.Target == w.Host && rec.Phase.Holds() {
+		w.arriving[rec.ID] = true
+	} else {
+		delete(w.arriving, rec.ID)
+	}
+}
+
 // take looks at one record as the store has it now.
 func (w *Worker) take(ctx context.Context, rec Stored) {
+	w.arrives(rec)
 	switch {
 	case rec.Source == w.Host:
 		w.takeOutgoing(ctx, rec)
@@ -125,6 +168,9 @@ func (w *Worker) takeOutgoing(ctx context.Context, rec Stored) {
 // start drives a migration on a goroutine of its own; w.mu is held.
 func (w *Worker) start(ctx context.Context, rec Stored) {
 	d := newDrive(w, rec)
+	if s, known := w.shares[rec.ID]; known {
+		d.hold.take(s)
+	}
 	w.drives[rec.ID] = d
 	w.wg.Go(func() {
 		d.run(ctx)

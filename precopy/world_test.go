@@ -2,6 +2,7 @@ package precopy
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ type world struct {
 	log      *lockedBuffer
 	mayStop  bool
 	prior    *forecast.Prior
+	shares   func(context.Context) <-chan ShareUpdate // of the source
 	dir      string
 
 	mu       sync.Mutex

@@ -12,6 +12,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/precopy/forecast"
+	"drover/scheduler/budget"
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
@@ -27,11 +28,6 @@ const (
 	downGrace = 30 * time.Second
 	// answerLife is how long a preflight's result holds.
 	answerLife = 30 * time.Second
-	// UnknownLink is assumed where a migration network's speed is not known.
-	UnknownLink hypervisor.BytesPerSecond = 1e9 / 8
-	// linkShare of a link is what memory may use: headers of TLS and TCP come to it, and a link that is
-	// full has a queue in front, which the last pages before a switchover would have to wait in.
-	linkShare = 0.90
 )
 
 // Limits bounds what runs at once on one host.
@@ -64,6 +60,10 @@ type Memory struct {
 	DownSince map[string]time.Time
 	// Clocks is each host's clock minus the leader's, too small by the time that a report takes.
 	Clocks map[string]time.Duration
+	// Traffic and Streams are what is remembered of tenants' traffic and of streams; they are not written to
+	// by a pass.
+	Traffic *budget.Traffic
+	Streams *budget.Memory
 	// Learned are the IDs of the finished migrations that were learned from.
 	Learned map[string]bool
 }
@@ -80,7 +80,7 @@ type Inputs struct {
 }
 
 // Decision is one thing to do: write a record, ask two hosts, bind a host's name, learn from finished
-// migrations, or carry a run on. Exactly one of its fields is set.
+// migrations, divide links anew, or carry a run on. Exactly one of its fields is set.
 type Decision struct {
 	Write  *Write
 	Ask    *Ask
@@ -89,6 +89,7 @@ type Decision struct {
 	Run    *RunWrite
 	Cordon *drain.Cordon
 	Create *precopy.Migration
+	Shares []budget.Write
 }
 
 // Write changes a migration's record.
@@ -99,6 +100,8 @@ type Write struct {
 	// written: a cordon that came in between wins. Empty for other changes.
 	Host         string
 	HostRevision int64
+	// Share is made along with an order; nil for other changes.
+	Share *precopy.Share
 }
 
 // Ask starts a preflight.
@@ -111,6 +114,7 @@ type Ask struct {
 // of higher priority first, of equal ones the oldest.
 func Decide(in Inputs) []Decision {
 	p := &pass{Inputs: in, out: map[string]int{}, in: map[string]int{}}
+	p.divide()
 	for _, name := range in.Fleet.HostNames() {
 		if h := in.Fleet.Hosts[name]; h.Session != nil && h.Record.LibvirtUUID == "" {
 			p.decisions = append(p.decisions, Decision{Bind: h.Session})
@@ -137,13 +141,15 @@ func Decide(in Inputs) []Decision {
 			p.lapse(m)
 		}
 	}
+	p.sharing()
 	return p.decisions
 }
 
 type pass struct {
 	Inputs
 	out, in   map[string]int // streams held per host
-	applied   bool           // Fleet is this pass's own copy
+	budget    *budget.Arbiter
+	applied   bool // Fleet is this pass's own copy
 	decisions []Decision
 }
 
@@ -214,12 +220,19 @@ func (p *pass) admit(m precopy.Stored) {
 		p.refuse(m, b[0])
 		return
 	}
+	behind := false
 	if n := p.outgoing(m.Migration); p.out[m.Source] >= n {
-		p.wait(m, fmt.Sprintf("waiting: %s already sends %d VM, the limit", m.Source, n))
+		if m.Target == "" || !p.budget.Prepare(m.Source, m.Target, m.Source) {
+			p.waitFull(m, m.Source, fmt.Sprintf("waiting: %s already sends %d VM, the limit", m.Source, n))
+			return
+		}
+		behind = true
+	}
+	if p.letsPass(m) {
 		return
 	}
 	targets, refused := p.targets(m, r)
-	p.choose(m, r, targets, refused)
+	p.choose(m, r, targets, refused, behind)
 }
 
 // byPriority sorts migrations by what their requests say of it, else by what applies to their domains. One
@@ -238,7 +251,9 @@ func (p *pass) byPriority(list []precopy.Stored) []precopy.Stored {
 			}
 		}
 	}
-	slices.SortStableFunc(list, func(a, b precopy.Stored) int { return cmp.Compare(rank[b.ID], rank[a.ID]) })
+	slices.SortStableFunc(list, func(a, b precopy.Stored) int {
+		return cmp.Or(cmp.Compare(rank[b.ID], rank[a.ID]), cmp.Compare(budget.Rank(p.Fleet, b.Migration), budget.Rank(p.Fleet, a.Migration)))
+	})
 	return list
 }
 
@@ -308,16 +323,24 @@ func noTarget(m precopy.Stored, refused map[string][]hypervisor.Blocker) hypervi
 }
 
 // choose goes through the targets in order until one is ordered, asked, or being asked.
-func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, refused map[string][]hypervisor.Blocker) {
+func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, refused map[string][]hypervisor.Blocker, behind bool) {
 	promise, err := p.Fleet.PolicyFor(m.Migration, r.Domain)
 	if err != nil {
 		p.refuse(m, hypervisor.Blocker{Code: feasible.Policy, Detail: err.Error()})
 		return
 	}
 	var busy []string
+	var blocked string
 	for _, t := range targets {
+		behind := behind
 		if p.in[t] >= p.Limits.Incoming {
-			busy = append(busy, t)
+			if behind = m.Target != "" && p.budget.Prepare(m.Source, t, t); !behind {
+				busy = append(busy, t)
+				continue
+			}
+		}
+		if why := p.budget.Blocked(m.Source, t); why != "" {
+			blocked = why
 			continue
 		}
 		key := Key{m.ID, t}
@@ -332,31 +355,42 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 			refused[t] = res.Blockers
 			continue
 		}
-		f := Forecast(p.Fleet, r.Domain, t, promise, r.CopyStorage, res.Profile, p.Now)
+		in := forecastInput(p.Fleet, r.Domain, t, promise, r.CopyStorage, res.Profile, p.Now)
+		in.Bandwidth = p.budget.Bandwidth(m.Source, t)
+		f := forecast.Of(in)
 		if b := HopelessBlocker(f, promise); b != nil {
 			refused[t] = []hypervisor.Blocker{*b}
 			continue
 		}
-		p.order(m, r, t, promise, f)
+		if v, ok := p.admitted(m, request{in, behind}, t, f); ok {
+			p.order(m, r, t, promise, f, v)
+		}
+		return
+	}
+	if blocked != "" {
+		p.wait(m, blocked)
 		return
 	}
 	if len(busy) > 0 {
-		p.wait(m, fmt.Sprintf("waiting: %s already receives %d VMs, the limit", strings.Join(busy, ", "), p.Limits.Incoming))
+		p.waitFull(m, busy[0], fmt.Sprintf("waiting: %s already receives %d VMs, the limit", strings.Join(busy, ", "), p.Limits.Incoming))
 		return
 	}
 	p.none(m, refused)
 }
 
-func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promise precopy.Policy, f forecast.Forecast) {
-	src, dst := p.Fleet.Hosts[m.Source], p.Fleet.Hosts[target]
+func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promise precopy.Policy, f forecast.Forecast, v budget.Verdict) {
+	dst := p.Fleet.Hosts[target]
 	o := precopy.Order{
-		PeerURI: dst.Facts.PeerURI, Bandwidth: linkBetween(src, dst), Memory: r.Domain.Facts.Memory,
+		PeerURI: dst.Facts.PeerURI, Bandwidth: p.budget.Bandwidth(m.Source, target), Need: v.Need, Share: v.Share, Memory: r.Domain.Facts.Memory,
 		IssuedAt: p.Now, NotAfter: p.Now.Add(orderLife), ClockOffset: p.Memory.Clocks[m.Source],
 		Leader: p.Leader, Fence: p.Fence,
 	}
 	if a := dst.Facts.MigrationAddress; a != "" {
 		o.MigrateURI = "tcp://" + bracketed(a)
 		o.TLSName = target
+	}
+	if v.Fixed {
+		o.Bandwidth = v.Share
 	}
 	p.out[m.Source]++
 	p.in[target]++
@@ -369,8 +403,9 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promis
 			next.Reason = "ordered, though it may not end within the intent: " + f.Why
 		}
 	}
+	share := budget.FirstShare(next, v.Share, v.Limit, p.Now)
 	p.decisions = append(p.decisions, Decision{Write: &Write{
-		Old: m, New: next, Host: target, HostRevision: dst.RecordRevision,
+		Old: m, New: next, Host: target, HostRevision: dst.RecordRevision, Share: &share,
 	}})
 	p.apply(next)
 }
@@ -384,17 +419,6 @@ func (p *pass) apply(m precopy.Migration) {
 		p.Fleet, p.applied = &s, true
 	}
 	p.Fleet.Migrations[m.ID] = precopy.Stored{Migration: m}
-}
-
-// linkBetween is the cap for a stream: the slower end of the migration network.
-func linkBetween(a, b *fleet.Host) hypervisor.BytesPerSecond {
-	link := func(h *fleet.Host) hypervisor.BytesPerSecond {
-		if bw := h.Capacity().Bandwidth; bw > 0 {
-			return bw
-		}
-		return UnknownLink
-	}
-	return hypervisor.BytesPerSecond(linkShare * float64(min(link(a), link(b))))
 }
 
 func bracketed(addr string) string {

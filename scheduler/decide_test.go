@@ -292,7 +292,7 @@ func TestOrderCarriesWhatTheAgentNeeds(t *testing.T) {
 	got := w.New.Order
 	want := &precopy.Order{
 		PeerURI: "qemu+tls://h2/system", MigrateURI: "tcp://[2001:db8::7]", TLSName: "h2",
-		Bandwidth: 45e6, Memory: 2 * hypervisor.GiB,
+		Bandwidth: 45e6, Share: 42 << 20, Memory: 2 * hypervisor.GiB,
 		IssuedAt: t0, NotAfter: t0.Add(orderLife), ClockOffset: time.Minute, Leader: "me", Fence: 7,
 		Prior: &forecast.Prior{},
 	}

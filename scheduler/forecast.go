@@ -7,6 +7,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/precopy/forecast"
+	"drover/scheduler/budget"
 	"drover/scheduler/fleet"
 )
 
@@ -16,12 +17,16 @@ const Hopeless hypervisor.BlockerCode = "forecast"
 // Forecast is what is to be expected of moving a domain to a host under a policy, given what its earlier
 // migrations have shown. It is pure. A target that has not reported is one of which nothing is known.
 func Forecast(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.Policy, copyStorage bool, profile forecast.Profile, now time.Time) forecast.Forecast {
+	return forecast.Of(forecastInput(s, d, target, p, copyStorage, profile, now))
+}
+
+func forecastInput(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.Policy, copyStorage bool, profile forecast.Profile, now time.Time) forecast.Input {
 	src, dst := d.Host, s.Hosts[target]
 	if dst == nil {
 		dst = &fleet.Host{}
 	}
 	in := forecast.Input{
-		Now: now, Memory: d.Facts.Memory, Bandwidth: linkBetween(src, dst), Intent: p.Intent(), Profile: profile,
+		Now: now, Memory: d.Facts.Memory, Bandwidth: budget.Between(src, dst), Intent: p.Intent(), Profile: profile,
 		Basis: forecast.Basis{Resident: d.Load.Memory, Dirty: d.Load.Dirty}, DirtyLong: d.Load.DirtyLong,
 		Can: forecast.Capabilities{
 			XBZRLE: both(src, dst, "xbzrle"), Zstd: both(src, dst, "multifd-zstd"), PostCopy: both(src, dst, "postcopy"),
@@ -41,7 +46,7 @@ func Forecast(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.Policy
 			}
 		}
 	}
-	return forecast.Of(in)
+	return in
 }
 
 func both(a, b *fleet.Host, capability string) bool {

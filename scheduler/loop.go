@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/precopy"
+	"drover/scheduler/budget"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 )
@@ -29,6 +30,9 @@ type State interface {
 type Orders interface {
 	Update(ctx context.Context, w Write) (precopy.Stored, error)
 	BindHost(ctx context.Context, name, libvirtUUID string) error
+	// Share changes what streams may send; those that changed meanwhile are left out. It returns how many
+	// were written, and the store's revision after that.
+	Share(ctx context.Context, w []budget.Write) (written int, revision int64, err error)
 	// Retire moves a finished migration to the history.
 	Retire(ctx context.Context, m precopy.Stored) error
 	// Prune deletes what is too old in the history.
@@ -66,7 +70,12 @@ type Loop struct {
 	mu     sync.Mutex
 	memory Memory
 	clocks clocks
-	kick   chan struct{} // a preflight came back
+	// traffic and streams are written to before each pass, by the loop's goroutine only.
+	traffic budget.Traffic
+	streams budget.Memory
+	shared  time.Time // when shares were written last
+	own     ownWrites
+	kick    chan struct{} // a preflight came back
 
 	automatic automatic
 }
@@ -136,6 +145,10 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 		return nil
 	}
 	began := time.Now()
+	if !l.own.seen(snap.Revision, began) {
+		return nil // the picture lacks what this leader gave away itself; it follows
+	}
+	l.lookAtStreams(snap, began)
 	decisions := Decide(Inputs{
 		Fleet: snap, Memory: l.remember(snap), Limits: l.Limits, Placer: l.Placer,
 		Leader: l.Identity, Fence: l.Fence, Now: began,
@@ -153,6 +166,10 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 			})
 		case d.Learn != nil:
 			g.Go(func() error { return l.learn(wctx, *d.Learn) })
+		case d.Shares != nil:
+			if l.mayShare(began) {
+				g.Go(func() error { return l.writeShares(wctx, d.Shares) })
+			}
 		case d.Write != nil:
 			g.Go(func() error { return l.write(wctx, *d.Write) })
 		case d.Run != nil:
@@ -213,7 +230,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 	}
 	out := Memory{
 		Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince,
-		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned),
+		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned), Traffic: &l.traffic, Streams: &l.streams,
 	}
 	for k, v := range l.memory.Preflights {
 		out.Preflights[k] = v
@@ -260,15 +277,15 @@ func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 		l.mu.Lock()
 		l.memory.Preflights[a.Key] = Result{At: time.Now(), Blockers: blockers, Profile: profile}
 		l.mu.Unlock()
-		select {
-		case l.kick <- struct{}{}:
-		default:
-		}
+		l.again()
 	})
 }
 
 func (l *Loop) write(ctx context.Context, w Write) error {
-	_, err := l.Orders.Update(ctx, w)
+	stored, err := l.Orders.Update(ctx, w)
+	if w.Share != nil {
+		l.own.wrote(stored.Revision, err)
+	}
 	if err == nil && w.Old.Phase != w.New.Phase {
 		l.Log.Info("migration decided", "migration", w.New.ID, "domain", w.New.Domain, "phase", w.New.Phase,
 			"source", w.New.Source, "target", w.New.Target, "reason", w.New.Reason)

@@ -16,6 +16,10 @@ type Metrics struct {
 	hosts     *prometheus.GaugeVec
 	phases    *prometheus.GaugeVec
 	auto      autoMetrics
+	allotted  prometheus.Gauge
+	achieved  prometheus.Gauge
+	writes    prometheus.Counter
+	disobeyed prometheus.Counter
 }
 
 // NewMetrics registers the leader's metrics.
@@ -40,8 +44,52 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"phase"}),
 	}
 	m.auto = newAutoMetrics(r)
-	r.MustRegister(m.pass, m.decisions, m.hosts, m.phases)
+	m.allotted = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "drover", Subsystem: "scheduler", Name: "shares_bytes_per_second",
+		Help: "Bandwidth that is given to the migrations under way, by their shares.",
+	})
+	m.achieved = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "drover", Subsystem: "scheduler", Name: "achieved_bytes_per_second",
+		Help: "Bandwidth that the migrations under way use, as their agents say.",
+	})
+	m.writes = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "drover", Subsystem: "scheduler", Name: "share_writes_total",
+		Help: "Changes of shares that were written.",
+	})
+	m.disobeyed = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "drover", Subsystem: "scheduler", Name: "shares_not_obeyed_total",
+		Help: "Streams that were found to send more than their share for several seconds.",
+	})
+	r.MustRegister(m.pass, m.decisions, m.hosts, m.phases, m.allotted, m.achieved, m.writes, m.disobeyed)
 	return m
+}
+
+// shared counts shares that were written.
+func (m *Metrics) shared(n int) {
+	if m != nil {
+		m.writes.Add(float64(n))
+	}
+}
+
+// deaf counts a stream that does not keep to its share.
+func (m *Metrics) deaf() {
+	if m != nil {
+		m.disobeyed.Inc()
+	}
+}
+
+// streams tells what is given to migrations and what they use.
+func (m *Metrics) streams(s *fleet.Snapshot) {
+	if m == nil {
+		return
+	}
+	var allotted, achieved float64
+	for id, share := range s.Shares {
+		allotted += float64(share.Bandwidth)
+		achieved += float64(s.Progress[id].Achieved)
+	}
+	m.allotted.Set(allotted)
+	m.achieved.Set(achieved)
 }
 
 func (m *Metrics) passed(took time.Duration, s *fleet.Snapshot) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"drover/precopy"
+	"drover/scheduler/budget"
 	"drover/scheduler/fleet"
 )
 
@@ -98,9 +99,10 @@ type shelf struct {
 func (s *shelf) Snapshot() *fleet.Snapshot { return s.snap }
 func (s *shelf) Changed() <-chan struct{}  { return nil }
 
-func (s *shelf) Update(context.Context, Write) (precopy.Stored, error)    { return precopy.Stored{}, nil }
-func (s *shelf) BindHost(ctx context.Context, name, libvirt string) error { return nil }
-func (s *shelf) Prune(context.Context) error                              { return nil }
+func (s *shelf) Update(context.Context, Write) (precopy.Stored, error)     { return precopy.Stored{}, nil }
+func (s *shelf) BindHost(ctx context.Context, name, libvirt string) error  { return nil }
+func (s *shelf) Share(context.Context, []budget.Write) (int, int64, error) { return 0, 0, nil }
+func (s *shelf) Prune(context.Context) error                               { return nil }
 
 func (s *shelf) Retire(_ context.Context, m precopy.Stored) error {
 	if s.err == nil {

@@ -53,6 +53,8 @@ const (
 	partSession = "session"
 	partFacts   = "facts"
 	partLoad    = "load"
+	// partLink is a sample of the migration network, while a stream comes or goes.
+	partLink = "link"
 	// partSeen stays when the agent goes: which domains it reported last.
 	partSeen = "seen"
 	// partHolder is the directory of the session's fence: one key per lease. The session key itself

@@ -160,12 +160,16 @@ func (s *Store) active(ctx context.Context, id hypervisor.DomainID) (activeRecor
 //
 // A final phase ends, in the same transaction, the domain's active key, the progress and the share.
 func (s *Store) UpdateMigration(ctx context.Context, actor precopy.Actor, fence *Fence, old precopy.Stored, m precopy.Migration) (precopy.Stored, error) {
-	return s.updateMigration(ctx, actor, fence, old, m)
+	return s.updateMigration(ctx, actor, fence, old, m, nil)
 }
 
 // OrderMigration is UpdateMigration for a leader's order, and gives ErrConflict too when the target's
 // record no longer has the revision that the leader decided by (0 for no record): it may be cordoned.
 func (s *Store) OrderMigration(ctx context.Context, fence Fence, old precopy.Stored, m precopy.Migration, targetRevision int64) (precopy.Stored, error) {
+	return s.orderMigration(ctx, fence, old, m, targetRevision)
+}
+
+func (s *Store) orderMigration(ctx context.Context, fence Fence, old precopy.Stored, m precopy.Migration, targetRevision int64, along ...kv.Op) (precopy.Stored, error) {
 	if err := checkName("host", m.Target); err != nil {
 		return precopy.Stored{}, err
 	}
@@ -173,10 +177,10 @@ func (s *Store) OrderMigration(ctx context.Context, fence Fence, old precopy.Sto
 	if targetRevision > 0 {
 		target = kv.IfMod(hostKey(m.Target), targetRevision)
 	}
-	return s.updateMigration(ctx, precopy.ActorLeader, &fence, old, m, target)
+	return s.updateMigration(ctx, precopy.ActorLeader, &fence, old, m, along, target)
 }
 
-func (s *Store) updateMigration(ctx context.Context, actor precopy.Actor, fence *Fence, old precopy.Stored, m precopy.Migration, also ...kv.Cond) (precopy.Stored, error) {
+func (s *Store) updateMigration(ctx context.Context, actor precopy.Actor, fence *Fence, old precopy.Stored, m precopy.Migration, along []kv.Op, also ...kv.Cond) (precopy.Stored, error) {
 	op := "update migration " + old.ID
 	if m.ID != old.ID || m.UUID != old.UUID {
 		return precopy.Stored{}, fmt.Errorf("%s: its ID and domain can't change", op)
@@ -200,7 +204,7 @@ func (s *Store) updateMigration(ctx context.Context, actor precopy.Actor, fence 
 		if err != nil {
 			return false, err
 		}
-		held, rev, err := s.kv.Txn(ctx, append(fenced(conds, fence), also...), ops)
+		held, rev, err := s.kv.Txn(ctx, append(fenced(conds, fence), also...), append(ops, along...))
 		if err != nil {
 			return false, err
 		}

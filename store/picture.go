@@ -24,10 +24,13 @@ type picture struct {
 	runs       map[string]fleet.StoredRun
 	plans      map[string]fleet.StoredPlan
 	pause      *fleet.Pause
+	shares     map[string]fleet.StoredShare
+	progress   map[string]fleet.SeenProgress
 	vms        map[hypervisor.DomainID]policy.VMRecord
 	policy     policy.Stored
 	leader     *fleet.LeaderInfo
-	shared     bool // hosts, migrations, runs and plans were handed out
+	shared     bool // hosts, migrations, runs, plans and shares were handed out
+	sharedBars bool // progress was; it changes all the time
 	sharedVMs  bool // vms was; it is larger, and changes seldom
 	broken     map[string]error
 }
@@ -40,6 +43,8 @@ func newPicture(log *slog.Logger) *picture {
 		migrations: map[string]precopy.Stored{},
 		runs:       map[string]fleet.StoredRun{},
 		plans:      map[string]fleet.StoredPlan{},
+		shares:     map[string]fleet.StoredShare{},
+		progress:   map[string]fleet.SeenProgress{},
 		vms:        map[hypervisor.DomainID]policy.VMRecord{},
 		broken:     map[string]error{},
 	}
@@ -47,10 +52,11 @@ func newPicture(log *slog.Logger) *picture {
 
 // snapshot hands the picture out.
 func (p *picture) snapshot(now time.Time) *fleet.Snapshot {
-	p.shared, p.sharedVMs = true, true
+	p.shared, p.sharedVMs, p.sharedBars = true, true, true
 	return &fleet.Snapshot{
 		Revision: p.rev, Now: now, Hosts: p.hosts, Migrations: p.migrations, Runs: p.runs, Plans: p.plans,
 		Pause: p.pause, Leader: p.leader, Policy: p.policy, VMs: p.vms,
+		Shares: p.shares, Progress: p.progress,
 	}
 }
 
@@ -59,6 +65,7 @@ func (p *picture) own() {
 	if p.shared {
 		p.hosts, p.migrations = maps.Clone(p.hosts), maps.Clone(p.migrations)
 		p.runs, p.plans = maps.Clone(p.runs), maps.Clone(p.plans)
+		p.shares = maps.Clone(p.shares)
 		p.shared = false
 	}
 }
@@ -79,12 +86,20 @@ func (p *picture) apply(b kv.Batch, now time.Time) bool {
 	}
 	for _, e := range b.Events {
 		delete(stale, e.Entry.Key)
+		if id, ok := strings.CutPrefix(e.Entry.Key, progressPrefix); ok {
+			changed = p.bar(id, e, now) || changed
+			continue
+		}
 		switch {
 		case e.Deleted:
 			changed = p.remove(e.Entry.Key) || changed
 		case p.mods[e.Entry.Key] != e.Entry.Mod:
-			changed = p.put(e.Entry, now) || changed
+			before := p.linkOf(e.Entry.Key)
+			changed = p.put(e.Entry, now) && !sameTenants(before, p.linkOf(e.Entry.Key)) || changed
 		}
+	}
+	if b.Reset {
+		p.dropBars(b)
 	}
 	for key := range stale {
 		changed = p.remove(key) || changed
@@ -156,6 +171,9 @@ func (p *picture) part(key string) setter {
 	if id, ok := strings.CutPrefix(key, runsPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setRun(id, e) }
 	}
+	if id, ok := strings.CutPrefix(key, sharesPrefix); ok {
+		return func(e *kv.Entry, _ time.Time) error { return p.setShare(id, e) }
+	}
 	if id, ok := strings.CutPrefix(key, plansPrefix); ok {
 		return func(e *kv.Entry, _ time.Time) error { return p.setPlan(id, e) }
 	}
@@ -182,6 +200,8 @@ func (p *picture) part(key string) setter {
 		return func(e *kv.Entry, _ time.Time) error { return p.setSeen(name, e) }
 	case partLoad:
 		return func(e *kv.Entry, now time.Time) error { return p.setLoad(name, e, now) }
+	case partLink:
+		return func(e *kv.Entry, now time.Time) error { return p.setLink(name, e, now) }
 	}
 	return nil
 }
@@ -281,7 +301,7 @@ func (p *picture) change(name string, f func(*fleet.Host)) {
 	}
 	f(&h)
 	_, recorded := p.mods[hostKey(name)]
-	if !recorded && h.Session == nil && h.Facts == nil && h.Load == nil && h.SeenRevision == 0 {
+	if !recorded && h.Session == nil && h.Facts == nil && h.Load == nil && h.Link == nil && h.SeenRevision == 0 {
 		delete(p.hosts, name)
 		return
 	}

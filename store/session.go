@@ -96,6 +96,7 @@ func (a *AgentSession) take(ctx context.Context, session fleet.Session, value []
 		// Reports of the previous session are under its lease, which nobody renews.
 		kv.Delete(reportKey(a.host, partFacts)),
 		kv.Delete(reportKey(a.host, partLoad)),
+		kv.Delete(reportKey(a.host, partLink)),
 	}
 	if alive {
 		ops = append(ops, kv.Delete(holderKey(a.host, se.Lease)))

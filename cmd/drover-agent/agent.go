@@ -64,13 +64,15 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 	}()
 	a.worker = precopy.NewWorker(precopy.Config{
 		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
-		Log: log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
+		Shares: func(ctx context.Context) <-chan precopy.ShareUpdate { return a.shares(ctx) },
+		Log:    log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return footprint.Keep(ctx, kvm.TrimMemory) })
 	g.Go(func() error { return a.holdSession(ctx) })
 	g.Go(func() error { return a.worker.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })
+	g.Go(func() error { return a.watchLink(ctx) })
 	g.Go(func() error { return a.pokeOnEvents(ctx, host.Events()) })
 	g.Go(func() error {
 		return serve.Run(ctx, serve.Config{

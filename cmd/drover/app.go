@@ -32,7 +32,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
 			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(), runCommand(),
-			policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(), planCommand(),
+			linkCommand(), topCommand(), policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(), planCommand(),
 			schedulerCommand(), storeCommand(), pkiCommand(),
 			completionCommand(), versionCommand(),
 		},

@@ -12,6 +12,7 @@ import (
 
 	"drover/cmd/internal/out"
 	"drover/precopy"
+	"drover/scheduler/budget"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
 )
@@ -244,7 +245,28 @@ func showMigration(ctx context.Context, s *session) (any, func() out.Table, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	return m.Migration, func() out.Table { return migrationTable(m.Migration) }, nil
+	if m.Phase.Final() {
+		return m.Migration, func() out.Table { return migrationTable(m.Migration) }, nil
+	}
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	stream, has := streamOf(snap, m.Migration)
+	shown := struct {
+		precopy.Migration
+		Stream *budget.StreamView `json:"stream,omitempty"`
+	}{Migration: m.Migration}
+	if has {
+		shown.Stream = &stream
+	}
+	return shown, func() out.Table {
+		t := migrationTable(m.Migration)
+		if has {
+			t.Add("Bandwidth:", streamText(stream))
+		}
+		return t
+	}, nil
 }
 
 // stream says in words how the memory went over: "plain" is about its encoding, not its encryption.

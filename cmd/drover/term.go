@@ -15,6 +15,7 @@ import (
 	"drover/precopy"
 	"drover/precopy/forecast"
 	"drover/scheduler"
+	"drover/scheduler/budget"
 	"drover/scheduler/drain"
 	"drover/scheduler/fleet"
 	"drover/store"
@@ -190,10 +191,22 @@ type orders struct {
 
 // Update implements scheduler.Orders.
 func (o orders) Update(ctx context.Context, w scheduler.Write) (precopy.Stored, error) {
+	if w.Share != nil {
+		return o.store.OrderWithShare(ctx, o.fence, w.Old, w.New, w.HostRevision, *w.Share)
+	}
 	if w.Host != "" {
 		return o.store.OrderMigration(ctx, o.fence, w.Old, w.New, w.HostRevision)
 	}
 	return o.store.UpdateMigration(ctx, precopy.ActorLeader, &o.fence, w.Old, w.New)
+}
+
+// Share implements scheduler.Orders.
+func (o orders) Share(ctx context.Context, writes []budget.Write) (int, int64, error) {
+	list := make([]store.ShareWrite, len(writes))
+	for i, w := range writes {
+		list[i] = store.ShareWrite(w)
+	}
+	return o.store.WriteShares(ctx, o.fence, list)
 }
 
 // BindHost implements scheduler.Orders.

@@ -40,6 +40,9 @@ type Receipt struct {
 	// of its CPU use that the guest was left at any time (1 when it was never throttled).
 	Slowdown   float64 `json:"slowdown,omitempty"`
 	LeastShare float64 `json:"least_share,omitempty"`
+	// Waited is the time by which it took longer for sending less than Bandwidth by order: others were on the
+	// links. It is not in Seconds.
+	Waited time.Duration `json:"waited,omitempty"`
 	// Limit is the downtime limit in force at the end.
 	Limit time.Duration `json:"limit,omitempty"`
 

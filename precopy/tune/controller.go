@@ -39,6 +39,8 @@ const (
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt   = 0.15
 	samples = 6 // passes that the growth is fitted to
+	// nearEnd is how long before its expected end a migration is about to switch over.
+	nearEnd = 1500 * time.Millisecond
 )
 
 // Controller is drover's own tuner. It fits how the guest dirties memory to the passes seen
@@ -81,6 +83,11 @@ type Controller struct {
 	landing        int           // the pass in which the guest was slowed; 0 when it is not
 	highest        hypervisor.BytesPerSecond
 	present        Decision
+
+	allowed hypervisor.BytesPerSecond // what the stream may use now
+	waited  time.Duration             // by which it took longer for using less than was ordered
+	ends    time.Duration             // Elapsed by which it is expected to be over; 0 while that is not in sight
+	need    hypervisor.BytesPerSecond
 }
 
 type rate struct {
@@ -92,7 +99,7 @@ type rate struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression)}
+	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth}
 	c.limit = min(firstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -130,12 +137,31 @@ func (c *Controller) Share() float64 { return c.share }
 // Bandwidth implements Tuner.
 func (c *Controller) Bandwidth() hypervisor.BytesPerSecond { return c.pace.cap }
 
+// Allow implements Tuner.
+func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
+	if bandwidth <= 0 {
+		return
+	}
+	c.allowed = min(bandwidth, c.start.Bandwidth)
+	c.pace.allow(c.allowed)
+}
+
+// held reports whether others have the bandwidth that the migration would take to converge: no reason to
+// make the guest pay for it, nor to give up.
+func (c *Controller) held() bool {
+	return float64(c.allowed) < 0.95*float64(c.start.Bandwidth) && (c.need == 0 || c.need > c.allowed)
+}
+
 // Learned implements Tuner.
 func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
 		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
 		Memory: c.prev.MemTotal, FirstPass: c.first, Setup: c.prev.Setup,
-		LeastShare: c.least, Limit: c.limit,
+		LeastShare: c.least, Limit: c.limit, Waited: c.waited,
+	}
+	if c.allowed > 0 && c.allowed < c.start.Bandwidth {
+		// Of a part of the link, what it would have carried of the whole.
+		r.Achieved = min(c.start.Bandwidth, hypervisor.BytesPerSecond(float64(c.wire)*float64(c.start.Bandwidth)/float64(c.allowed)))
 	}
 	if c.first == 0 && !c.adopted {
 		r.FirstPass = c.prev.MemProcessed
@@ -171,7 +197,7 @@ func (c *Controller) Step(r Reading) Decision {
 	switch {
 	case r.MemTotal == 0 || r.Postcopy:
 		return c.present
-	case r.Elapsed > c.budget():
+	case r.Elapsed > c.budget() && (c.start.Budget > 0 || r.Elapsed-c.waited > c.budget()):
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
@@ -185,6 +211,8 @@ func (c *Controller) Step(r Reading) Decision {
 	default:
 		c.present.Action = Wait
 	}
+	c.present.Need = c.need
+	c.present.Near = c.round > 1 && c.ends > 0 && c.ends-r.Elapsed < nearEnd
 	return c.present
 }
 
@@ -196,6 +224,9 @@ func (c *Controller) note(r Reading) {
 		share = 1
 	}
 	c.lost += time.Duration((1 - share) * float64(step))
+	if c.allowed < c.start.Bandwidth {
+		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.start.Bandwidth)) * float64(step))
+	}
 	c.least = min(c.least, share)
 	c.highest = max(c.highest, r.DirtyRate)
 	defer func() { c.prev, c.prevAt = r, r.Elapsed }()
@@ -368,7 +399,12 @@ func (c *Controller) judge(r Reading) Decision {
 		return Decision{Reason: Copying, Text: "passes leave next to nothing to send"}
 	}
 	promise := c.sending(c.start.MaxPause)
+	c.ends = 0
+	c.need = c.needs(g, promise)
 	if c.landing > 0 {
+		if c.held() {
+			return c.sharing()
+		}
 		return c.land(r, g)
 	}
 	shrinks := c.shrinking()
@@ -376,6 +412,9 @@ func (c *Controller) judge(r Reading) Decision {
 	if easy.Converges && shrinks {
 		c.stuck = 0
 		return c.converging(r, g, easy)
+	}
+	if c.held() {
+		return c.sharing()
 	}
 	if c.stuck == 0 {
 		c.stuck = max(r.Elapsed, 1)
@@ -391,6 +430,35 @@ func (c *Controller) judge(r Reading) Decision {
 	return c.pay(r, g)
 }
 
+// sharing waits for more bandwidth.
+func (c *Controller) sharing() Decision {
+	c.share, c.landing, c.braked, c.stuck = 1, 0, nil, 0
+	return Decision{Reason: Sharing, Text: fmt.Sprintf("it has %s of the link, and waits for more of it", c.allowed)}
+}
+
+// needs is the least bandwidth, in whole MiB/s, by which passes would come down to what a pause sends; 0
+// while too little was seen.
+func (c *Controller) needs(g model.Growth, pause time.Duration) hypervisor.BytesPerSecond {
+	const unit = hypervisor.BytesPerSecond(hypervisor.MiB)
+	if len(c.seen) < 2 || c.wire <= 0 || c.start.Bandwidth < 2*unit {
+		return c.need
+	}
+	packed := float64(c.speed()) / float64(c.wire)
+	low, high := hypervisor.BytesPerSecond(0), c.start.Bandwidth/unit
+	for low+1 < high {
+		mid := (low + high) / 2
+		f := model.Predict(model.Input{
+			Growth: g, Rest: c.size, Bandwidth: hypervisor.BytesPerSecond(packed * float64(mid*unit)), Limit: pause, Overhead: switchover,
+		})
+		if f.Converges {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	return high * unit
+}
+
 // converging finds the least limit that hardly delays the end, and slows the guest for the landing
 // where that saves far more time than the guest loses.
 func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
@@ -402,7 +470,8 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
 		}
 	}
 	c.raise(easy.pause)
-	if p, ok := c.slowed(g); ok {
+	c.ends = r.Elapsed + easy.Duration
+	if p, ok := c.slowed(g); ok && !c.held() {
 		total := r.Elapsed + p.Duration
 		saved := easy.Duration - p.Duration
 		if float64(saved) >= worth*float64(p.lost) && float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(total) {

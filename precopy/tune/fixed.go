@@ -57,6 +57,7 @@ type fixed struct {
 	downtime time.Duration
 	step     func(s hypervisor.JobStats, now time.Time) Decision
 	switched bool
+	allowed  hypervisor.BytesPerSecond
 	first    int // the first iteration number seen
 	ticked   time.Time
 }
@@ -68,7 +69,10 @@ func (f *fixed) Strategy() hypervisor.Strategy { return f.strategy }
 func (f *fixed) Share() float64 { return 1 }
 
 // Bandwidth implements Tuner.
-func (f *fixed) Bandwidth() hypervisor.BytesPerSecond { return 0 }
+func (f *fixed) Bandwidth() hypervisor.BytesPerSecond { return f.allowed }
+
+// Allow implements Tuner.
+func (f *fixed) Allow(bandwidth hypervisor.BytesPerSecond) { f.allowed = bandwidth }
 
 // Learned implements Tuner: fixed policies learn nothing.
 func (f *fixed) Learned() forecast.Receipt { return forecast.Receipt{} }

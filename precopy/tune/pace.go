@@ -33,6 +33,7 @@ type pace struct {
 	changed time.Duration // the cap
 	short   int           // windows in a row in which less than the cap was carried
 	rising  bool          // the cap was raised, and what the link does with it is not known yet
+	anew    bool          // what was watched so far was under another order
 }
 
 func newPace(order hypervisor.BytesPerSecond, compression string) pace {
@@ -45,6 +46,18 @@ func (p *pace) tells(round int) bool {
 	return p.packed == "" || p.packed == "xbzrle" && round <= 1
 }
 
+// allow changes the most that the stream may use.
+func (p *pace) allow(order hypervisor.BytesPerSecond) {
+	if order == p.order || order <= 0 {
+		return
+	}
+	if p.cap >= p.order {
+		p.cap = order // it was the order that bound it
+	}
+	p.cap = min(p.cap, order)
+	p.order, p.short, p.rising, p.anew = order, 0, false, true
+}
+
 // inForce is the cap as libvirt takes it: whole MiB, at least one.
 func inForce(limit hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
 	const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
@@ -55,7 +68,8 @@ func inForce(limit hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
 func (p *pace) note(prev, r Reading) {
 	// Only a stretch that was busy sending pages as they are tells what the link carries: not one in which
 	// a pass ended, nor one over pages that are empty or shrink to little.
-	if !p.tells(r.Round) || prev.MemTotal == 0 || r.Round != prev.Round || r.MemRemaining >= prev.MemRemaining {
+	if p.anew || !p.tells(r.Round) || prev.MemTotal == 0 || r.Round != prev.Round || r.MemRemaining >= prev.MemRemaining {
+		p.anew = false
 		p.restart(r)
 		return
 	}

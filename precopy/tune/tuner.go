@@ -63,6 +63,7 @@ const (
 	AtPromise    Reason = "at-promise"     // the limit is as high as promised: waiting for a dip
 	Slowing      Reason = "slowing"        // the guest is slowed
 	AtCeiling    Reason = "at-ceiling"     // the limit is beyond the promise, up to the ceiling
+	Sharing      Reason = "sharing"        // others have the bandwidth that it would take
 	NotConverged Reason = "not-converging" // gave up: nothing within the intent is enough
 	OverBudget   Reason = "over-budget"    // gave up: out of time
 	Restarting   Reason = "restarting"     // ended, to be begun again with another strategy
@@ -74,6 +75,10 @@ type Decision struct {
 	Reason Reason
 	Text   string           // for people
 	Next   *forecast.Option // with Restart
+	// Need is the least bandwidth by which it would end within the promise, by what was seen; 0 is not
+	// known. Near says that it is about to switch over.
+	Need hypervisor.BytesPerSecond
+	Near bool
 }
 
 // Tuner decides during one attempt of a migration.
@@ -86,6 +91,8 @@ type Tuner interface {
 	Share() float64
 	// Bandwidth is the cap on the stream that should be in force; 0 leaves it as it was ordered.
 	Bandwidth() hypervisor.BytesPerSecond
+	// Allow says what the stream may use from now on: at most what was ordered.
+	Allow(bandwidth hypervisor.BytesPerSecond)
 	// Step takes one reading.
 	Step(r Reading) Decision
 	// Learned is what the attempt has shown of the domain so far: the fields that the readings tell.

@@ -60,6 +60,10 @@ type Host struct {
 	Session        *Session
 	Facts          *hypervisor.HostFacts
 	Load           *hypervisor.HostLoad
+	// Link is the newest sample of the migration network's interface, nil while no stream comes or goes;
+	// LinkSeen is when this process received it.
+	Link     *hypervisor.LinkLoad
+	LinkSeen time.Time
 	// LoadSeen is when this process received Load, by its own clock: ages never compare clocks of
 	// two hosts.
 	LoadSeen time.Time
@@ -109,6 +113,18 @@ type Domain struct {
 	Load  hypervisor.DomainLoad
 }
 
+// StoredShare is a share as the store holds it.
+type StoredShare struct {
+	precopy.Share
+	Revision int64
+}
+
+// SeenProgress is a migration's progress, and when this process received it.
+type SeenProgress struct {
+	precopy.Progress
+	Seen time.Time
+}
+
 // Snapshot is the fleet at one revision. Now is the reader's clock when it was taken.
 type Snapshot struct {
 	Revision   int64
@@ -116,6 +132,9 @@ type Snapshot struct {
 	Hosts      map[string]*Host
 	Migrations map[string]precopy.Stored
 	Runs       map[string]StoredRun
+	// Shares and Progress are by migration.
+	Shares   map[string]StoredShare
+	Progress map[string]SeenProgress
 	// Plans are those that have not ended, and some that have lately.
 	Plans map[string]StoredPlan
 	// Pause is set while automatic moves are stopped.

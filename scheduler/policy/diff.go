@@ -64,7 +64,8 @@ func Diff(a, b Document) []Change {
 	}
 	out = append(out, diffLists("rule", ruleTexts(a.Rules), ruleTexts(b.Rules))...)
 	out = append(out, diffGroups(a.Groups, b.Groups)...)
-	return append(out, diffAutomation(a.Automation, b.Automation)...)
+	out = append(out, diffAutomation(a.Automation, b.Automation)...)
+	return append(out, diffNetwork(a.Network, b.Network)...)
 }
 
 func diffClass(what string, a, b Class) []Change {

@@ -50,6 +50,20 @@
 //	      cron: "0 3 * * *"
 //	      duration: 45m
 //
+// What migrations may take of the network stands under network; all of it is optional:
+//
+//	network:
+//	  reserve: 10%               # of each host's link, kept for tenants; or a rate: 400mbit, 50MiB/s
+//	  limits:
+//	    migration: 4gbit         # one migration at most; host_out, host_in, fleet likewise
+//	    streams_out: 1           # migrations that leave a host at once, at most 8; streams_in: 2
+//	  hosts:                     # limits of their own (out, in, reserve); the first that matches
+//	    - {labels: {zone: edge}, out: 500mbit}
+//	  links:                     # what the hosts with the labels share towards all others
+//	    - {name: rack-a, labels: {rack: a}, capacity: 20gbit, reserve: 25%}
+//	  windows:                   # times in which other limits count, as calendar writes them
+//	    - {name: night, cron: "0 22 * * *", duration: 8h, limits: {fleet: 200gbit}}
+//
 // The other fields of a class are post_copy (never, allowed), encrypt (true, false), automatic (true, false:
 // whether the VM may be moved when nobody asked for it) and cooldown (30m: the rest that it gets after a move
 // before such a one). Times have a unit,

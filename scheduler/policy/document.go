@@ -28,6 +28,8 @@ type Document struct {
 	Groups []Group `json:"groups,omitempty"`
 	// Automation is what is wanted of moves that nobody asked for.
 	Automation Automation `json:"automation,omitzero"`
+	// Network is what migrations may take of the links.
+	Network Network `json:"network,omitzero"`
 }
 
 // Class is an intent. Nil fields are inherited.

@@ -71,7 +71,7 @@ func TestParseFaults(t *testing.T) {
 		{"empty", "# nothing\n", []string{`it is empty: "schema: 1" alone is the policy without classes`}},
 		{"no object", "- a\n", []string{"want keys with values, one on a line"}},
 		{"unknown keys at every depth", "clases: {}\nclasses: {gold: {max_puase: 1s}}\n", []string{
-			"clases: unknown key: there are automation, classes, default, groups, revision, rules, schema",
+			"clases: unknown key: there are automation, classes, default, groups, network, revision, rules, schema",
 			"classes.gold.max_puase: unknown key: there are automatic, budget, cooldown, encrypt, max_pause, max_pause_ceiling, max_slowdown, pinned, post_copy, priority",
 		}},
 		{"keys that stand twice", "classes:\n  a: {}\n  a: {}\nrules: []\nrules: []\n", []string{

@@ -63,6 +63,7 @@ func (d Document) faults() Faults {
 		f.group(at, g)
 	}
 	f.automation(d.Automation)
+	f.network(d.Network)
 	return f
 }
 

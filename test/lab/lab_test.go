@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,9 +18,17 @@ var hosts *Lab
 
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
+// hostCount is three, unless a benchmark needs more.
+func hostCount() int {
+	if n, err := strconv.Atoi(os.Getenv("DROVER_HOSTS")); err == nil && n > 0 {
+		return n
+	}
+	return 3
+}
+
 func runTests(m *testing.M) int {
 	var err error
-	if hosts, err = Up(labName(), Options{Hosts: 3, Shape: "1gbit"}); err != nil {
+	if hosts, err = Up(labName(), Options{Hosts: hostCount(), Shape: "1gbit"}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

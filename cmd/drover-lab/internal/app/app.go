@@ -101,7 +101,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		OnUsageError:   usageError,
 		Action:         noCommand,
 	}
-	for _, group := range [][]*cli.Command{labCommands(), runCommands(), guestCommands(), probeCommands(), faultCommands(), droverCommands(), simCommands()} {
+	for _, group := range [][]*cli.Command{labCommands(), runCommands(), guestCommands(), probeCommands(), faultCommands(), trafficCommands(), droverCommands(), simCommands()} {
 		a.Commands = append(a.Commands, group...)
 	}
 	complete(a.Commands)

@@ -1,0 +1,74 @@
+package precopy
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"drover/hypervisor"
+	"drover/hypervisor/sim"
+)
+
+// Whatever follows what, InForce is never less than what an agent may still have.
+func TestShareInForce(t *testing.T) {
+	const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
+	s := Share{Bandwidth: 40 * mib, Serial: 1}
+	shrunk := s.Next(20*mib, 1, time.Time{})
+	for _, tc := range []struct {
+		name  string
+		share Share
+		acked int64
+		want  hypervisor.BytesPerSecond
+	}{
+		{"as ordered", s, 0, 40 * mib},
+		{"shrunk, not applied", shrunk, 1, 40 * mib},
+		{"shrunk and applied", shrunk, 2, 20 * mib},
+		{"grown again before it was applied", shrunk.Next(30*mib, 1, time.Time{}), 1, 40 * mib},
+		{"grown again, and only the one between applied", shrunk.Next(30*mib, 1, time.Time{}), 2, 40 * mib},
+		{"shrunk twice", shrunk.Next(10*mib, 1, time.Time{}), 2, 40 * mib},
+		{"shrunk twice and applied", shrunk.Next(10*mib, 1, time.Time{}), 3, 10 * mib},
+		{"grown after it was applied", shrunk.Next(30*mib, 2, time.Time{}), 2, 30 * mib},
+	} {
+		if got := tc.share.InForce(tc.acked); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+// A stream begins with its first share, follows what is written while it runs, and says so soon.
+func TestWorkerKeepsToItsShare(t *testing.T) {
+	inWorld(t, setting{domain: sim.DomainConfig{Memory: 512 * hypervisor.MiB}}, func(w *world) {
+		const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
+		shares := make(chan ShareUpdate, 4)
+		w.shares = func(context.Context) <-chan ShareUpdate { return shares }
+		share := Share{ID: w.id, Source: "a", Bandwidth: 4 * mib, Serial: 1}
+		shares <- ShareUpdate{Reset: true, Shares: []Share{share, {ID: "other", Source: "b", Bandwidth: 1, Serial: 9}}}
+		time.Sleep(10 * time.Millisecond)
+		w.src.start(kill{})
+		w.dst.start(kill{})
+		last := func() Progress {
+			w.store.mu.Lock()
+			defer w.store.mu.Unlock()
+			if n := len(w.store.progress); n > 0 {
+				return w.store.progress[n-1]
+			}
+			return Progress{}
+		}
+		time.Sleep(6 * time.Second)
+		if p := last(); p.Serial != 1 || p.Cap != 4*mib || p.Achieved < 3*mib || p.Achieved > 5*mib {
+			t.Errorf("with a share of 4 MiB/s: %+v", p)
+		}
+		shares <- ShareUpdate{Shares: []Share{share.Next(24*mib, 1, time.Now())}}
+		time.Sleep(400 * time.Millisecond)
+		if p := last(); p.Serial != 2 || p.Cap != 24*mib {
+			t.Errorf("0.4 s after the share grew to 24 MiB/s: %+v", p)
+		}
+		time.Sleep(3 * time.Second)
+		if p := last(); p.Achieved < 20*mib || p.Achieved > 26*mib {
+			t.Errorf("with a share of 24 MiB/s it sends %s", p.Achieved)
+		}
+		if rec := w.awaitFinal(2 * time.Minute); rec.Phase != Done {
+			t.Errorf("it is %s", rec.Phase)
+		}
+	})
+}

@@ -1,0 +1,477 @@
+package budget
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy"
+	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
+)
+
+const (
+	// worthwhile is the part of a share by which it must differ for a change to be written.
+	worthwhile = 1.0 / 8
+	// rest is the least time between two changes of one share, unless a link is over-full.
+	rest = 900 * time.Millisecond
+	// AtOnce is how many shares one pass may change; the others follow in the next.
+	AtOnce = 64
+	// soon is how near the end of the stream in front must be for the next to be prepared: its start takes a
+	// second or two, in which nothing is sent.
+	soon = 4 * time.Second
+	// nearFor is how long a stream may have a link to itself for its switchover, and nearAgain when it may
+	// have it the next time.
+	nearFor   = 3 * time.Second
+	nearAgain = 15 * time.Second
+)
+
+// Memory is what a leader remembers of streams between passes. Its zero value is that of a new leader.
+type Memory struct {
+	since map[string]time.Time // since when a stream says that it is near its end
+	over  map[string]deafness
+	// Deaf counts the streams that were found not to keep to their share.
+	Deaf int
+}
+
+// deafness is how often in a row a stream was seen to send more than its share.
+type deafness struct {
+	at    time.Time
+	times int
+}
+
+// deafFrom is how many samples in a row make a share one that is not obeyed.
+const deafFrom = 4
+
+// Look takes in what a snapshot tells, and returns the migrations that are now known not to keep to their
+// shares.
+func (r *Memory) Look(s *fleet.Snapshot, now time.Time) []string {
+	if r.since == nil {
+		r.since, r.over = map[string]time.Time{}, map[string]deafness{}
+	}
+	var deaf []string
+	for id, p := range s.Progress {
+		switch since, near := r.since[id]; {
+		case !p.Near && now.Sub(since) > nearAgain:
+			delete(r.since, id)
+		case p.Near && !near:
+			r.since[id] = now
+		}
+		d := r.over[id]
+		if p.At.Equal(d.at) {
+			continue
+		}
+		d.at = p.At
+		m := s.Migrations[id]
+		if p.Cap > 0 && p.Achieved > p.Cap+p.Cap/5+2*unit && m.Phase == precopy.Copying && !m.Split() {
+			if d.times++; d.times == deafFrom {
+				r.Deaf++
+				deaf = append(deaf, id)
+			}
+		} else {
+			d.times = 0
+		}
+		r.over[id] = d
+	}
+	for id := range r.over {
+		if _, there := s.Progress[id]; !there {
+			delete(r.over, id)
+			delete(r.since, id)
+		}
+	}
+	slices.Sort(deaf)
+	return deaf
+}
+
+func (r *Memory) deaf(id string) bool { return r != nil && r.over[id].times >= deafFrom }
+
+// near reports whether a stream is to have its links to itself now.
+func (r *Memory) near(f *flow, now time.Time) bool {
+	if r == nil || f.progress == nil || !f.progress.Near || now.Sub(f.progress.Seen) > fresh {
+		return false
+	}
+	since, known := r.since[f.ID]
+	return known && now.Sub(since) < nearFor
+}
+
+// Arbiter decides, for one moment, what may start and what every stream may send.
+type Arbiter struct {
+	*model
+	pending []*flow
+	waiting map[int]string // by link, the domain that waits for its bandwidth: nobody passes it by
+}
+
+// New returns the arbiter of a moment.
+func New(in Input) *Arbiter {
+	a := &Arbiter{model: newModel(in), waiting: map[int]string{}}
+	for _, f := range a.flows {
+		// What takes more than its share takes it from the links.
+		if f.progress != nil && in.Memory.deaf(f.ID) {
+			f.inForce = max(f.inForce, f.progress.Achieved)
+		}
+	}
+	return a
+}
+
+// Candidate is a migration that could be ordered.
+type Candidate struct {
+	Migration precopy.Stored
+	Target    string
+	// Need is the least bandwidth by which its promise can be kept; 0 is not known.
+	Need hypervisor.BytesPerSecond
+	// Behind says that it would only be prepared.
+	Behind bool
+}
+
+// Verdict is whether a candidate may start.
+type Verdict struct {
+	OK   bool
+	Need hypervisor.BytesPerSecond // of the candidate, capped
+	// Share is what it may begin with, Limit what keeps it from more.
+	Share hypervisor.BytesPerSecond
+	Limit string
+	// Fixed says that the share is all that the migration will ever have.
+	Fixed bool
+	// Behind says that it is prepared while another is being sent.
+	Behind bool
+	// Reason says why it waits; empty when it is a matter of a moment. Until is when it is expected not
+	// to any more, zero when nobody knows.
+	Reason string
+	Until  time.Time
+}
+
+// Bandwidth is the cap of a stream between two hosts, by the links and the policy.
+func (a *Arbiter) Bandwidth(source, target string) hypervisor.BytesPerSecond {
+	if a.Network.Sharing == policy.SharingNone {
+		return hypervisor.BytesPerSecond(float64(a.between(source, target)) / linkShare)
+	}
+	return a.between(source, target)
+}
+
+// Blocked says why a migration between two hosts has to wait for one that asked before it; empty when it has
+// not.
+func (a *Arbiter) Blocked(source, target string) string {
+	for _, l := range a.path(source, target) {
+		if first, waits := a.waiting[l]; waits {
+			return fmt.Sprintf("waiting: %s is before it, and waits for bandwidth of %s", first, a.links[l].Name)
+		}
+	}
+	return ""
+}
+
+// Contended reports whether a stream to a host would have to share the way in, so that the way out of its own
+// host stood partly idle meanwhile.
+func (a *Arbiter) Contended(target string) bool {
+	l := a.hostLink(target, a.Fleet.Hosts[target], "in")
+	if a.links[l].Usable == Unlimited || !a.lively() {
+		return false
+	}
+	return slices.ContainsFunc(a.flows, func(o *flow) bool { return slices.Contains(o.Links, l) })
+}
+
+// lively reports whether links are divided live.
+func (a *Arbiter) lively() bool {
+	return a.Network.Sharing != policy.SharingEqual && a.Network.Sharing != policy.SharingNone
+}
+
+// Admit decides about a candidate. What it admits counts from then on; one that has to wait keeps those that
+// are asked about later from the link that it waits for.
+func (a *Arbiter) Admit(c Candidate) Verdict {
+	f := a.candidate(c)
+	switch a.Network.Sharing {
+	case policy.SharingNone:
+		a.flows = append(a.flows, f)
+		return Verdict{OK: true, Need: f.Need, Share: f.Cap}
+	case policy.SharingEqual:
+		f.inForce = a.equalPart(f)
+		a.flows = append(a.flows, f)
+		return Verdict{OK: true, Need: f.Need, Share: f.inForce, Limit: "fixed part", Fixed: true}
+	}
+	if !f.Behind {
+		if at := a.short(f); at >= 0 {
+			if v := a.wait(f, at); !v.OK {
+				a.waiting[at] = f.m.Domain
+				return v
+			}
+			f.Behind = true
+		}
+	}
+	grants := Divide(a.usable(), streamsOf(append(slices.Clone(a.flows), f)))
+	g := grants[len(grants)-1]
+	share := min(g.Bandwidth, a.free(f)/unit*unit)
+	if share < unit {
+		// The others have to make room first.
+		a.pending = append(a.pending, f)
+		a.waiting[f.Links[0]] = f.m.Domain
+		return Verdict{}
+	}
+	f.inForce = share
+	a.flows = append(a.flows, f)
+	return Verdict{OK: true, Need: f.Need, Share: share, Limit: a.limit(f, g), Behind: f.Behind}
+}
+
+func (a *Arbiter) candidate(c Candidate) *flow {
+	rank, weight := standing(a.Fleet, c.Migration.Migration)
+	bandwidth := a.Bandwidth(c.Migration.Source, c.Target)
+	return &flow{m: c.Migration, ordered: true, Stream: Stream{
+		ID: c.Migration.ID, Links: a.path(c.Migration.Source, c.Target), Cap: bandwidth,
+		Need: min(c.Need, bandwidth), Rank: rank, Weight: weight, Behind: c.Behind,
+	}}
+}
+
+// equalPart is the fixed part of a stream where links are divided by the number of streams that may run.
+func (a *Arbiter) equalPart(f *flow) hypervisor.BytesPerSecond {
+	part := f.Cap
+	for i, l := range f.Links {
+		n := max(a.Outgoing, 1)
+		if i > 0 {
+			n = max(a.Incoming, 1)
+		}
+		part = min(part, a.links[l].Usable/hypervisor.BytesPerSecond(n))
+	}
+	return max(part, unit)
+}
+
+// short is the link that has too little left for a candidate's need beside those of the streams that run; -1
+// when there is none.
+func (a *Arbiter) short(f *flow) int {
+	need := max(min(f.Need, f.Cap), unit)
+	for _, l := range f.Links {
+		left := a.links[l].Usable
+		for _, o := range a.flows {
+			if !slices.Contains(o.Links, l) {
+				continue
+			}
+			if o.Rank >= f.Rank && !o.Behind {
+				left -= max(min(o.Need, o.Cap), unit)
+			} else {
+				left -= unit
+			}
+		}
+		if left < need {
+			return l
+		}
+	}
+	return -1
+}
+
+// wait decides what becomes of a candidate for which a link has too little left: it is admitted when it is
+// alone and the link can give no more, prepared when what is in its way soon ends, and else it waits.
+func (a *Arbiter) wait(f *flow, at int) Verdict {
+	l := a.links[at]
+	var names []string
+	var until time.Time
+	for _, o := range a.flows {
+		if slices.Contains(o.Links, at) {
+			names = append(names, o.m.Domain)
+			if end, ok := a.ends(o); ok && (until.IsZero() || end.Before(until)) {
+				until = end
+			}
+		}
+	}
+	slices.Sort(names)
+	if len(names) == 0 {
+		without := hypervisor.BytesPerSecond(linkShare*float64(l.Capacity)) - l.Reserved
+		if l.Limit > 0 {
+			without = min(without, l.Limit)
+		}
+		if l.Capacity == 0 || without < max(f.Need, unit) || l.Tenants <= l.Reserved {
+			return Verdict{OK: true} // it will never have more than this
+		}
+		return Verdict{Reason: fmt.Sprintf("waiting for bandwidth: it needs %s of %s, where other traffic leaves less", f.Need, l.Name)}
+	}
+	if a.MayPrepare(f.m.Source, at) {
+		return Verdict{OK: true}
+	}
+	return Verdict{Until: until, Reason: fmt.Sprintf("waiting for bandwidth: it needs %s of %s, which %s has now",
+		max(f.Need, unit), l.Name, strings.Join(names, " and "))}
+}
+
+// MayPrepare reports whether the next stream out of a host may be started while those in front of it on a
+// link are being sent: one of them ends soon, and nothing is being prepared there already.
+func (a *Arbiter) MayPrepare(source string, link int) bool {
+	out, ending := 0, false
+	for _, o := range a.flows {
+		if o.m.Source == source {
+			out++
+			if o.Behind {
+				return false
+			}
+		}
+		if slices.Contains(o.Links, link) {
+			if o.Behind {
+				return false
+			}
+			end, ok := a.ends(o)
+			ending = ending || ok && o.progress != nil && o.progress.ETA > 0 && end.Sub(a.Now) <= soon
+		}
+	}
+	return ending && out < policy.MaxStreams
+}
+
+// Prepare reports whether a stream may be prepared beyond the number that may run between two hosts.
+func (a *Arbiter) Prepare(source, target string, full string) bool {
+	if !a.lively() {
+		return false
+	}
+	path := a.path(source, target)
+	link := path[0]
+	if full == target {
+		link = path[1]
+	}
+	return a.MayPrepare(source, link)
+}
+
+// ends is when a stream is expected to.
+func (a *Arbiter) ends(f *flow) (time.Time, bool) {
+	if p := f.progress; p != nil && p.ETA > 0 {
+		return p.Seen.Add(p.ETA), true
+	}
+	if fc := f.m.Forecast; fc != nil && f.m.Started != nil {
+		end := f.m.Started.Add(time.Duration(fc.Seconds * float64(time.Second)))
+		return end, end.After(a.Now)
+	}
+	return time.Time{}, false
+}
+
+// Ends is when the first of the streams that cross a host is expected to end; false when nobody knows.
+func (a *Arbiter) Ends(host string) (first time.Time, ok bool) {
+	for _, f := range a.flows {
+		if f.m.Source != host && f.m.Target != host {
+			continue
+		}
+		if end, known := a.ends(f); known && (!ok || end.Before(first)) {
+			first, ok = end, true
+		}
+	}
+	return first, ok
+}
+
+// free is what a stream's links have left beside everything that may be in force.
+func (a *Arbiter) free(f *flow) hypervisor.BytesPerSecond {
+	left := f.Cap
+	for _, l := range f.Links {
+		n := a.links[l].Usable
+		for _, o := range a.flows {
+			if o != f && slices.Contains(o.Links, l) {
+				n -= o.inForce
+			}
+		}
+		left = min(left, n)
+	}
+	return left
+}
+
+// limit names what keeps a stream from having more.
+func (a *Arbiter) limit(f *flow, g Grant) string {
+	switch {
+	case f.Behind:
+		return "prepared: another is being sent"
+	case g.Link >= 0:
+		return a.links[g.Link].Name
+	}
+	return ""
+}
+
+// Write is a share to be written.
+type Write struct {
+	Old fleet.StoredShare
+	New precopy.Share
+}
+
+// Writes is which shares to change now: those that shrink first, and of those that grow only as much as
+// is left beside all that may be in force.
+func (a *Arbiter) Writes() []Write {
+	if !a.lively() || len(a.flows) == 0 {
+		return nil
+	}
+	all := append(slices.Clone(a.flows), a.pending...)
+	grants := Divide(a.usable(), streamsOf(all))
+	left := a.usable()
+	over := make([]bool, len(left))
+	for _, f := range a.flows {
+		for _, l := range f.Links {
+			left[l] -= f.inForce
+		}
+	}
+	for l := range left {
+		over[l] = left[l] < -max(unit, a.links[l].Usable/32)
+	}
+	var out []Write
+	var grow []int
+	for i, f := range a.flows {
+		want, have := grants[i].Bandwidth, f.share.Bandwidth
+		switch {
+		case f.pinned || f.ordered || len(out) >= AtOnce:
+		case want < have && a.shrinks(f, want, have, slices.ContainsFunc(f.Links, func(l int) bool { return over[l] }), len(a.pending) > 0):
+			out = append(out, a.write(f, want, grants[i]))
+		case want > have:
+			grow = append(grow, i)
+		}
+	}
+	slices.SortStableFunc(grow, func(i, j int) int { return a.flows[j].Rank - a.flows[i].Rank })
+	for _, i := range grow {
+		f := a.flows[i]
+		want, have := grants[i].Bandwidth, f.share.Bandwidth
+		for _, l := range f.Links {
+			// What it may have in force already counts against the link, whatever it is given.
+			want = min(want, left[l]+f.inForce)
+		}
+		want = want / unit * unit
+		if len(out) >= AtOnce || !a.grows(f, want, have) {
+			continue
+		}
+		if want > f.inForce {
+			for _, l := range f.Links {
+				left[l] -= want - f.inForce
+			}
+		}
+		out = append(out, a.write(f, want, grants[i]))
+	}
+	return out
+}
+
+func (a *Arbiter) shrinks(f *flow, want, have hypervisor.BytesPerSecond, over, pending bool) bool {
+	if over || pending && have-want >= unit {
+		return have > want
+	}
+	return a.rested(f) && have-want >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
+}
+
+func (a *Arbiter) grows(f *flow, want, have hypervisor.BytesPerSecond) bool {
+	// What is held back, or near its end, can't wait.
+	if f.Near || have < 2*unit {
+		return want-have >= unit
+	}
+	return a.rested(f) && want-have >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
+}
+
+func (a *Arbiter) rested(f *flow) bool {
+	age := a.Now.Sub(f.share.At)
+	return age < 0 || age > rest // a former leader's clock may be ahead
+}
+
+func (a *Arbiter) write(f *flow, to hypervisor.BytesPerSecond, g Grant) Write {
+	var serial int64
+	if f.progress != nil {
+		serial = f.progress.Serial
+	}
+	next := f.share.Next(to, serial, a.Now)
+	next.Limit, next.Why = a.limit(f, g), ""
+	switch {
+	case f.Near:
+		next.Why = "it is about to switch over: for a moment the link is its own"
+	case g.Short:
+		next.Why = "what it needs is not free: it has what others leave"
+	}
+	return Write{Old: f.share, New: next}
+}
+
+// FirstShare is the share that is made with an order.
+func FirstShare(m precopy.Migration, bandwidth hypervisor.BytesPerSecond, limit string, now time.Time) precopy.Share {
+	return precopy.Share{
+		ID: m.ID, Domain: m.UUID, Source: m.Source, Bandwidth: bandwidth, Serial: 1, At: now, Limit: limit,
+	}
+}
