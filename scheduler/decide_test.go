@@ -124,6 +124,11 @@ func TestDecide(t *testing.T) {
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 			in.Memory.Preflights[Key{"m1", "h2"}] = blocked
 		}, []string{"m1 refused h2 cpu-incompatible"}},
+		{"a required rule counts for orders by hand", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = ok
+			s.Policy.Groups = []policy.Group{{Name: "g", VMs: []string{"a", "c"}, Kind: policy.Apart, Strength: policy.Required}}
+		}, []string{"m1 refused h2 anti-affinity"}},
 		{"without a named target the next host is tried", func(s *fleet.Snapshot, in *Inputs) {
 			add(s, "m1", "a", "h1", "", precopy.Requested)
 			in.Memory.Preflights[Key{"m1", "h3"}] = blocked

@@ -54,6 +54,10 @@ func showPlan(c *cli.Context) error {
 		return usageIf(c, err, balance.ErrOptions)
 	}
 	v := planViewOf(p, plan, c.Bool("explain"))
+	v.unit = "core-seconds"
+	if c.String("objective") == string(balance.Score) {
+		v.unit = "GiB"
+	}
 	v.bounded = c.IsSet("max-moves") || c.IsSet("max-gib") || c.IsSet("deadline")
 	if err := f.Print(c.App.Writer, v, v.table); err != nil {
 		return err

@@ -23,7 +23,8 @@ type planView struct {
 
 	problem  *balance.Problem
 	makespan time.Duration
-	bounded  bool // it was asked for with bounds
+	bounded  bool   // it was asked for with bounds
+	unit     string // of prices, gains and losses
 }
 
 type planMove struct {
@@ -35,7 +36,10 @@ type planMove struct {
 	Reason   string       `json:"reason"`
 	MemMiB   float64      `json:"mem_mib"`
 	Forecast planForecast `json:"forecast"`
-	// Alternatives are other hosts, with --explain; a loss is in core-seconds, or GiB with --objective score.
+	// With --explain: what the plan would lose without the move, over its own price, and other hosts for it. All
+	// these are in core-seconds, or GiB with --objective score.
+	Gain         *float64          `json:"gain,omitempty"`
+	Price        *float64          `json:"price,omitempty"`
 	Alternatives []planAlternative `json:"alternatives,omitempty"`
 }
 
@@ -46,9 +50,10 @@ type planForecast struct {
 }
 
 type planAlternative struct {
-	Host string  `json:"host"`
-	Why  string  `json:"why,omitempty"` // it can't
-	Loss float64 `json:"loss,omitempty"`
+	Host   string  `json:"host"`
+	Why    string  `json:"why,omitempty"` // it can't
+	Detail string  `json:"detail,omitempty"`
+	Loss   float64 `json:"loss,omitempty"` // it can, but is so much worse
 }
 
 type planBlocked struct {
@@ -72,7 +77,10 @@ func planViewOf(p *balance.Problem, plan *balance.Plan, explain bool) planView {
 			Forecast: planForecast{Seconds: m.Price.Duration.Seconds(), Bytes: m.Price.Bytes, PauseMS: m.Price.Pause.Milliseconds()},
 		}
 		for _, a := range m.Alternatives {
-			x.Alternatives = append(x.Alternatives, planAlternative{Host: p.Hosts[a.Host].Name, Why: string(a.Why), Loss: a.Loss})
+			x.Alternatives = append(x.Alternatives, planAlternative{Host: p.Hosts[a.Host].Name, Why: string(a.Why), Detail: a.Detail, Loss: a.Loss})
+		}
+		if explain {
+			x.Gain, x.Price = &m.Gain, &m.Cost
 		}
 		v.Moves = append(v.Moves, x)
 	}
@@ -157,10 +165,13 @@ func (v planView) table() out.Table {
 		total += m.MemMiB / 1024
 		wire += m.Forecast.Bytes
 		t.Add(fmt.Sprint(m.Wave), m.VM, m.From, m.To, fmt.Sprintf("%.1f GiB", m.MemMiB/1024), fmt.Sprintf("%.0f", m.Forecast.Seconds), m.Reason)
+		if m.Gain != nil {
+			t.Add(" ", " ", " ", " ", " ", " ", fmt.Sprintf("it costs %.4g %s, and the plan would lose %.4g more without it", *m.Price, v.unit, *m.Gain))
+		}
 		for _, a := range m.Alternatives {
-			why := fmt.Sprintf("not %s: worse by %.4g", a.Host, a.Loss)
+			why := fmt.Sprintf("not %s: worse by %.4g %s", a.Host, a.Loss, v.unit)
 			if a.Why != "" {
-				why = fmt.Sprintf("not %s: %s", a.Host, a.Why)
+				why = strings.TrimSuffix(fmt.Sprintf("not %s: %s: %s", a.Host, a.Why, a.Detail), ": ")
 			}
 			t.Add(" ", " ", " ", " ", " ", " ", why)
 		}

@@ -2,7 +2,10 @@ package balance
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+
+	"drover/hypervisor"
 )
 
 // mostAlternatives of a move are told.
@@ -73,20 +76,39 @@ func (x *search) noHost(i int32) (Why, map[Why]int) {
 	return most, count
 }
 
+// wanting says what the host lacks for the item, where that is the reason, once all other moves are made.
+func (x *search) wanting(i, t int32, why Why) string {
+	it, h := &x.items[i], &x.hosts[t]
+	switch why {
+	case NoMemory:
+		return fmt.Sprintf("has %s to give, %s is needed", hypervisor.Bytes(max(0, h.memMax-x.mem[t])*mib), hypervisor.Bytes(it.mem*mib))
+	case NoCPU:
+		return fmt.Sprintf("would have a load of %.1f, its limit is %.1f", x.cpu[t]+it.cpu, h.cpuMax)
+	case AntiAffinity:
+		for _, g := range it.groups {
+			if r := &x.groups[g.group]; r.apart && r.rank == required && x.count[x.cell(g, t)] > 0 {
+				return "has another VM of group " + r.name
+			}
+		}
+	}
+	return ""
+}
+
 // alternatives are the best other hosts for an item that moves, then refusals.
 func (x *search) alternatives(i int32) []Alternative {
 	var out []Alternative
 	cost := x.cost(&x.totals)
 	for t := range x.hosts {
 		t := int32(t)
-		if t == x.at[i] {
-			continue
+		if t == x.at[i] || t == x.items[i].home {
+			continue // what staying would be is the move's gain
 		}
 		a := Alternative{Host: int(t), Why: x.refuses(i, t)}
 		if a.Why == "" {
 			n := x.after(i, t)
 			a.Loss = x.cost(&n) - cost
 		}
+		a.Detail = x.wanting(i, t, a.Why)
 		out = append(out, a)
 	}
 	slices.SortStableFunc(out, func(a, b Alternative) int {

@@ -49,7 +49,7 @@ func (x *search) finish(plan *Plan, emptied map[int]bool) error {
 		for _, v := range x.items[s.item].vms {
 			plan.Moves = append(plan.Moves, Move{
 				VM: int(v), From: int(s.from), To: int(s.to), Wave: s.wave, After: after,
-				Price: x.prices[v], Cause: cause, Rule: rule, Gain: gain,
+				Price: x.prices[v], Cause: cause, Rule: rule, Gain: gain, Cost: x.items[s.item].price,
 			})
 		}
 	}

@@ -63,7 +63,8 @@ type Weights struct {
 	// Even is what a host's distance from the fleet's mean costs: core-seconds per second, per core and
 	// squared distance, for CPU and again for memory.
 	Even float64
-	// MoveGiB is how many GiB a move costs besides its memory, and ScoreGiB how many a Score of 1 is worth.
+	// MoveGiB is how many GiB a move costs besides its memory, by default less in a small fleet where their number
+	// is bounded and so has a price already; ScoreGiB is how many a Score of 1 is worth.
 	MoveGiB, ScoreGiB float64
 }
 
@@ -77,6 +78,21 @@ const (
 	defaultScoreGiB = 1e6
 	cpuLimit        = 1.0 // of a host's cores, that no move may exceed
 )
+
+// On fleets of up to smallFleet VMs a search whose moves are bounded finds plans of fewer GiB when a move itself
+// costs less; on larger ones it then spends its budget on moves beyond the bound.
+const (
+	smallFleet     = 1500
+	boundedMoveGiB = 12
+)
+
+// suited are the options for a fleet of that many VMs.
+func (o Options) suited(vms int) Options {
+	if o.Weights.MoveGiB == 0 && o.Until > 0 && o.MaxMoves > 0 && vms <= smallFleet {
+		o.Weights.MoveGiB = boundedMoveGiB
+	}
+	return o
+}
 
 // withDefaults fills in what is not given.
 func (o Options) withDefaults() (Options, error) {

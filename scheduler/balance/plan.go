@@ -25,17 +25,19 @@ type Move struct {
 	Price Price
 	Cause Cause
 	Rule  string // the group, where a rule is mended
-	// Gain is what the plan would lose without the move, in price units less its price (core-seconds, or GiB for a Score).
-	Gain float64
+	// Gain is what the plan would lose without the move, its price Cost taken off, both in core-seconds, or in GiB
+	// for a Score. Moves that others need, or that mend a rule, gain much.
+	Gain, Cost float64
 	// Alternatives were other hosts for it, best first, if asked for.
 	Alternatives []Alternative
 }
 
 // Alternative is a host that a move could have gone to.
 type Alternative struct {
-	Host int
-	Why  Why     // it can't
-	Loss float64 // if it can: by so much the plan would be worse, in price units
+	Host   int
+	Why    Why     // it can't
+	Detail string  // what of it is wanting
+	Loss   float64 // if it can: by so much the plan would be worse, in price units
 }
 
 // Blocked is a VM that stays though it was asked to move, or, if explained, any that stays.
@@ -86,7 +88,7 @@ func evaluationsFor(items int) int {
 
 // Make finds a plan. The same problem and options give the same plan. Errors wrap ErrProblem or ErrOptions.
 func Make(p *Problem, o Options) (*Plan, error) {
-	o, err := o.withDefaults()
+	o, err := o.suited(len(p.VMs)).withDefaults()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,18 @@
 // Package feasible holds the hard filters: why a domain may not move to a host, judged from a fleet
 // snapshot alone. Each filter has one name (its [hypervisor.BlockerCode]) and gives numbers and a
-// remedy. What only a hypervisor can say is asked of the agents afterwards (scheduler.Preflight).
+// remedy.
+//
+//	of the domain   host-away, host-stale, host-degraded (its source's)   not-running   pinned   policy
+//	                migration-under-way   what its hypervisor says (job-under-way, host-device, non-shared-disk, ...)
+//	of the target   unknown-host   same-host   host-away, host-stale, host-degraded   host-cordoned (or draining)
+//	of the pair     architecture   accelerator   machine-unknown   agent-version   name-taken
+//	                memory (on both hosts while it moves, over the target's reserve)   anti-affinity
+//
+// "drover vm check", the leader's admission of every migration, drains and automatic moves all ask [Check], or
+// [Source] and [Target]. What only a hypervisor can say, such as CPU features and whether a disk can be reached,
+// is asked of the agents afterwards (scheduler.Preflight). What is a matter of when is not here: the streams
+// that a host may have (scheduler.Limits), and the rest after a move and a target's CPU, which stop moves that
+// nobody asked for only (scheduler/auto). Whether the fleet could still lose a host is asked of scheduler/headroom.
 //
 // Everything here is pure and safe for concurrent use.
 package feasible
@@ -122,8 +134,10 @@ func Target(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
 		return append(out, *b)
 	}
 	out = append(out, Suits(h, r.Domain.Facts)...)
-	if b := memory(s, r, h); b != nil {
-		out = append(out, *b)
+	for _, check := range []func(*fleet.Snapshot, Request, *fleet.Host) *hypervisor.Blocker{memory, apart} {
+		if b := check(s, r, h); b != nil {
+			out = append(out, *b)
+		}
 	}
 	return out
 }

@@ -82,8 +82,9 @@
 //	drover vm set fw --pinned=true
 //
 // A change counts from the next request on, without a restart. A migration keeps the values that it was
-// asked for with; they are in its record. Groups, automatic and cooldown are for automatic moves; an
-// order by hand heeds none of them.
+// asked for with; they are in its record. Required anti-affinity stops every move that would bring two of
+// the group together. The other groups, automatic and cooldown are for automatic moves and drains; an order by
+// hand heeds none of them.
 //
 // Automation without a word is manual: the leader says what it would move ("drover plan list"), and moves
 // nothing. Reports of load are averaged over slots (slot: 5m); nothing moves by itself before it was seen for
