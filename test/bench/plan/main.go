@@ -34,7 +34,7 @@ func main() {
 	flag.IntVar(&b.seeds, "seeds", 20, "`number` of clusters per size")
 	flag.IntVar(&b.first, "first", 1001, "`seed` of the first cluster")
 	sizes := flag.String("sizes", "50x1000,100x3000", "HOSTSxVMS,... to compare on; empty for none")
-	speed := flag.String("speed", "100x3000,200x8000,1000x20000", "HOSTSxVMS,... to measure speed on")
+	speed := flag.String("speed", "100x3000,200x8000,1000x20000,2000x50000", "HOSTSxVMS,... to measure speed on")
 	flag.Parse()
 	if err := b.run(*sizes, *speed); err != nil {
 		fmt.Fprintln(os.Stderr, "plan:", err)
