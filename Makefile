@@ -67,6 +67,10 @@ demo: ## as root: three hosts, TLS everywhere, a guest that migrates, and nothin
 soak: build deps ## N (200) migrations in a row around three hosts, then look for leftovers and growth
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_SOAK=$(N) $(GO) test -count 1 -v -timeout 3h -tags soak -run TestSoak ./test/lab
 
+.PHONY: auto-lab
+auto-lab: build deps ## as root: one of three real hosts overloaded; the automatic loop restores balance, and then rests for ten minutes
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_LAB_CPUS=0.6 $(GO) test -count 1 -v -timeout 30m -tags soak -run TestBalanceRestored ./test/lab
+
 .PHONY: truth
 truth: build deps ## N (50) migrations with the record compared with what was seen from outside
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_TRUTH=$(or $(filter-out 200,$(N)),50) $(GO) test -count 1 -v -timeout 1h -tags soak -run TestTruth ./test/lab

@@ -39,7 +39,7 @@ func (p *pass) runs() {
 			continue
 		}
 		next, requests := drain.Step(drain.Input{
-			Run: r, Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
+			Run: auto.Doubt(p.Fleet, r), Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
 			Foresee: Foresee(p.Fleet, nil, p.Now),
 		})
 		if !drain.Same(r.Run, next) {

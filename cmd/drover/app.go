@@ -33,6 +33,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(), runCommand(),
 			linkCommand(), topCommand(), policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(), planCommand(),
+			rebalanceCommand(), pauseCommand(), resumeCommand(),
 			schedulerCommand(), storeCommand(), pkiCommand(),
 			completionCommand(), versionCommand(),
 		},

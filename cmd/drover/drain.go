@@ -18,6 +18,7 @@ import (
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/store"
 )
 
 const drainHelp = `Closes hosts for VMs and moves every running VM off them, in an order in which each fits, to hosts that
@@ -232,7 +233,7 @@ func afterText(r fleet.Run, m fleet.RunMove) string {
 	return strings.Join(names, " ")
 }
 
-// begin writes the run's record, waits until the scheduler has taken it up, and follows it if so asked.
+// begin writes the run's record.
 func (s *session) begin(ctx context.Context, run fleet.Run) error {
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
@@ -241,7 +242,13 @@ func (s *session) begin(ctx context.Context, run fleet.Run) error {
 		return err
 	}
 	s.record(rctx, "run-requested", run.ID, joinNotes(string(run.Kind)+" "+strings.Join(run.Hosts, " "), run.Purpose))
-	if row, err = s.takenUp(ctx, row); err != nil {
+	return s.begun(ctx, row)
+}
+
+// begun waits until the scheduler has taken a run up, and follows it if so asked.
+func (s *session) begun(ctx context.Context, row store.Row[fleet.Run]) error {
+	row, err := s.takenUp(ctx, row)
+	if err != nil {
 		return err
 	}
 	r := row.Value
@@ -257,7 +264,7 @@ func (s *session) begin(ctx context.Context, run fleet.Run) error {
 	if s.format != out.AsTable {
 		return s.answer(r, nil)
 	}
-	s.note("%s of %s has begun: %s to move; follow it: drover run watch %s", r.Kind, strings.Join(r.Hosts, ", "), plural(len(r.Moves), "VM"), r.ID)
+	s.note("%s of %s has begun: %s to move; follow it: drover run watch %s", r.Kind, runHosts(r), plural(len(r.Moves), "VM"), r.ID)
 	_, err = fmt.Fprintln(s.cli.App.Writer, r.ID)
 	return err
 }

@@ -163,6 +163,7 @@ func listHosts(ctx context.Context, s *session) (any, func() out.Table, error) {
 		views = append(views, viewHost(x, snap.Hosts[name]))
 	}
 	return views, func() out.Table {
+		s.notePause(snap.Pause)
 		t := out.Table{
 			Head: []string{"HOST", "STATE", "CPU", "MEMORY", "VMS", "OUT", "IN", "NOTE"},
 			None: "no hosts yet: start drover-agent on them",

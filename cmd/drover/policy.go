@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"sigs.k8s.io/yaml"
 
 	"drover/cmd/internal/out"
+	"drover/scheduler/auto"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
 )
@@ -27,11 +29,18 @@ for 150 ms, up to 900 ms when there is no other way, may be slowed by 30 %, and 
    - {match: {host: "batch*"}, class: batch}
    groups:                               # for automatic moves
    - {name: database, vms: ["db-*"], kind: anti_affinity, strength: required}
+   automation:                           # moves that nobody asked for; without it they are recommended only
+     level: partial                      # manual recommends, partial waits for a person's word, full moves
+     windows: [{name: nightly, cron: "30 1 * * MON-FRI", duration: 4h, zone: Europe/Berlin}]
+     blackouts: [{name: backup, cron: "0 3 * * *", duration: 45m}]
 
 Fields of a class: max_pause, max_pause_ceiling, max_slowdown, budget (how long a migration may take; 0
 reckons it from size and link), post_copy (never, allowed), encrypt, priority (higher requests are
 ordered first), cooldown (rest before the next automatic move), automatic (false: moves only when
-somebody asks), pinned. What a VM has by itself (drover vm set) counts above the rules; flags of drover
+somebody asks), pinned. Of automation: level, mark (of a host's CPU, above which its VMs begin to wait),
+hold (for how long before that counts), horizon, min_gain (core-minutes in it that a move must avoid),
+slot (over which load is averaged), plan_expiry, max_moves, at_once, windows, blackouts; drover policy
+show says what each is. What a VM has by itself (drover vm set) counts above the rules; flags of drover
 migrate count for that migration. A change counts from the next request on; a migration under way keeps
 what it was asked for with.`
 
@@ -123,7 +132,35 @@ func policyTables(snap *fleet.Snapshot) []out.Table {
 	for _, g := range doc.Groups {
 		groups.Add(g.Name, g.String())
 	}
-	return []out.Table{classes, rules, groups}
+	return []out.Table{classes, rules, groups, automationTable(doc.Automation)}
+}
+
+// automationTable is what is wanted of automatic moves, the default where nothing is said.
+func automationTable(a policy.Automation) out.Table {
+	t := out.Table{Head: []string{"AUTOMATION", "VALUE"}}
+	s, _ := auto.SettingsOf(a) // a calendar that can't be read is seen below
+	t.Add("level", string(s.Level))
+	t.Add("mark", policy.Percent(100*s.Rule.Mark).String())
+	for _, d := range []struct {
+		name string
+		is   time.Duration
+	}{{"hold", s.Rule.Hold}, {"horizon", s.Rule.Horizon}, {"slot", s.Slot}, {"plan_expiry", s.PlanLife}} {
+		t.Add(d.name, policy.Duration(d.is).String())
+	}
+	moves := "no bound"
+	if s.Rule.Moves > 0 {
+		moves = fmt.Sprint(s.Rule.Moves)
+	}
+	t.Add("min_gain", fmt.Sprintf("%g core-minutes", s.Rule.Least))
+	t.Add("max_moves", moves)
+	t.Add("at_once", fmt.Sprint(s.AtOnce))
+	for _, w := range a.Windows {
+		t.Add("window "+w.Name, policy.WindowText(w))
+	}
+	for _, w := range a.Blackouts {
+		t.Add("blackout "+w.Name, policy.WindowText(w))
+	}
+	return t
 }
 
 func yesNo(b bool) string {

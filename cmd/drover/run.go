@@ -67,6 +67,10 @@ func listRuns(ctx context.Context, s *session) (any, func() out.Table, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	pause, err := s.paused(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	now, shown := time.Now(), []fleet.Run{}
 	for _, r := range rows {
 		if s.cli.Bool("all") || r.Value.Finished == nil || now.Sub(*r.Value.Finished) < recent {
@@ -74,6 +78,7 @@ func listRuns(ctx context.Context, s *session) (any, func() out.Table, error) {
 		}
 	}
 	return shown, func() out.Table {
+		s.notePause(pause)
 		t := out.Table{Head: []string{"ID", "KIND", "HOSTS", "PHASE", "MOVED", "LEFT", "STAY", "END", "BY"}, None: "no runs"}
 		for _, r := range shown {
 			c := count(r)
@@ -282,10 +287,18 @@ func (s *session) followRun(ctx context.Context, row store.Row[fleet.Run]) error
 	}
 }
 
+// runHosts are what a run is of.
+func runHosts(r fleet.Run) string {
+	if len(r.Hosts) == 0 {
+		return "the fleet"
+	}
+	return strings.Join(r.Hosts, ", ")
+}
+
 // runText is the one line about a run under way.
 func runText(r fleet.Run) string {
 	c := count(r)
-	text := fmt.Sprintf("%s of %s: %d of %d moved", r.Kind, strings.Join(r.Hosts, ", "), c.moved, c.moved+c.left+c.stay)
+	text := fmt.Sprintf("%s of %s: %d of %d moved", r.Kind, runHosts(r), c.moved, c.moved+c.left+c.stay)
 	var under []string
 	for _, m := range r.Moves {
 		if m.State == fleet.MoveAsked {
@@ -322,7 +335,7 @@ func (s *session) endedRun(r fleet.Run) error {
 			return err
 		}
 	}
-	c, hosts := count(r), strings.Join(r.Hosts, ", ")
+	c, hosts := count(r), runHosts(r)
 	switch r.Phase {
 	case fleet.RunDone:
 		if s.format != out.AsTable {
@@ -371,7 +384,7 @@ func cancelRun(ctx context.Context, s *session) error {
 	}
 	s.record(rctx, "run-cancelled", row.ID, s.cli.String("reason"))
 	c := count(row.Value)
-	s.note("%s of %s: cancel requested; %s", row.Value.Kind, strings.Join(row.Value.Hosts, ", "), cancelText(row.Value, c))
+	s.note("%s of %s: cancel requested; %s", row.Value.Kind, runHosts(row.Value), cancelText(row.Value, c))
 	if !s.cli.Bool("wait") {
 		return nil
 	}

@@ -52,7 +52,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"status": cmdStatus, "capture": cmdCapture, "absent": cmdAbsent,
-			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord, "poke": cmdPoke,
+			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord, "poke": cmdPoke, "load": cmdLoad,
 		},
 	})
 }
@@ -211,6 +211,26 @@ func cmdAgents(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		w.stop[host] = func() { cancel(); agent.stop() }
 	}
+}
+
+// cmdLoad: load VM=CORES... says what VMs use of the CPU, and waits until that is reported.
+func cmdLoad(ts *testscript.TestScript, neg bool, args []string) {
+	f := worldOf(ts).fleet
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: load VM=CORES...")
+	}
+	f.mu.Lock()
+	f.cpu = map[string]hypervisor.Cores{}
+	for _, arg := range args {
+		vm, cores, _ := strings.Cut(arg, "=")
+		n, err := strconv.ParseFloat(cores, 64)
+		if err != nil {
+			ts.Fatalf("load %s: %v", arg, err)
+		}
+		f.cpu[vm] = hypervisor.Cores(n)
+	}
+	f.mu.Unlock()
+	time.Sleep(time.Second)
 }
 
 // cmdPoke: poke KEY VALUE writes a value that drover would not write.

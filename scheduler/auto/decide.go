@@ -49,7 +49,7 @@ func Decide(in Inputs) ([]Decision, error) {
 	for _, plan := range in.Fleet.PlansInOrder() {
 		if plan.Ended != nil {
 			// Somebody's no holds as long as the plan would have.
-			busy = busy || plan.Ending == fleet.PlanWithdrawn && in.Now.Before(plan.Expires)
+			busy = busy || refused(plan.Plan) && in.Now.Before(plan.Expires)
 			p.retire(plan)
 			continue
 		}
@@ -91,9 +91,12 @@ func (p *pass) held(by string) string {
 // endedFor is how long a plan that has ended stays in sight.
 const endedFor = 10 * time.Minute
 
+// refused reports whether somebody said no to a plan of the scheduler's.
+func refused(plan fleet.Plan) bool { return plan.By == Scheduler && plan.Withdrawn != nil }
+
 // retire lets go of a plan that has ended.
 func (p *pass) retire(plan fleet.StoredPlan) {
-	if p.Now.Sub(*plan.Ended) > endedFor && (plan.Ending != fleet.PlanWithdrawn || !p.Now.Before(plan.Expires)) {
+	if p.Now.Sub(*plan.Ended) > endedFor && !(refused(plan.Plan) && p.Now.Before(plan.Expires)) {
 		p.add(Decision{Retire: &plan})
 	}
 }

@@ -78,10 +78,9 @@ func may(s *fleet.Snapshot, m *Memory, d fleet.Domain, now time.Time) string {
 	return ""
 }
 
-// problem is the fleet for the planner: hosts that are up, and their VMs with their loads. What may move, and
-// where to, is told for VMs on hot hosts only; the others stay in any case.
-func problem(s *fleet.Snapshot, m *Memory, r Rule, now time.Time) (*balance.Problem, []resident, []signal.Estimate) {
-	p := &balance.Problem{}
+// hostsOf are the hosts that are up, as the planner sees them, and their indexes.
+func hostsOf(s *fleet.Snapshot) ([]balance.Host, map[string]int) {
+	var list []balance.Host
 	index := map[string]int{}
 	for _, name := range s.HostNames() {
 		h := s.Hosts[name]
@@ -92,34 +91,31 @@ func problem(s *fleet.Snapshot, m *Memory, r Rule, now time.Time) (*balance.Prob
 		if c.Bandwidth <= 0 {
 			c.Bandwidth = unknownLink
 		}
-		index[name] = len(p.Hosts)
-		p.Hosts = append(p.Hosts, balance.Host{
+		index[name] = len(list)
+		list = append(list, balance.Host{
 			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: c.Reserved, Link: c.Bandwidth, Cordoned: feasible.Closed(s, h) != nil,
 		})
 	}
-	var who []resident
-	var loads []signal.Estimate
-	for _, x := range residents(s) {
-		host, up := index[x.Host.Name]
-		target, going := index[x.target]
-		if !up || x.target != "" && !going || x.Facts.Memory <= 0 {
-			continue
-		}
-		v := balance.VM{
-			Name: x.Facts.Name, UUID: string(x.Facts.ID), Host: host, Memory: x.Facts.Memory, VCPUs: x.Facts.VCPUs,
-			Moving: going, Target: target, Pinned: !m.Hot(x.Host.Name) || x.asked,
-		}
-		if x.Load.Dirty != nil {
-			v.Dirty = max(x.Load.Dirty.Rate, 0)
-		}
-		if !v.Pinned {
-			v.Pinned = may(s, m, x.Domain, now) != ""
-			v.Avoid = avoided(s, m, x.Domain, index, now)
-		}
-		p.VMs = append(p.VMs, v)
-		who = append(who, x)
-		loads = append(loads, m.Load.Estimate(x.Facts.ID, now, r.Horizon))
+	return list, index
+}
+
+// vmOf is what the planner is told of every VM; false when it is not on hosts that are up.
+func vmOf(x resident, index map[string]int) (balance.VM, bool) {
+	host, up := index[x.Host.Name]
+	target, going := index[x.target]
+	v := balance.VM{
+		Name: x.Facts.Name, UUID: string(x.Facts.ID), Host: host, Memory: x.Facts.Memory, VCPUs: x.Facts.VCPUs,
+		Moving: going, Target: target, Pinned: x.asked,
 	}
+	if x.Load.Dirty != nil {
+		v.Dirty = max(x.Load.Dirty.Rate, 0)
+	}
+	return v, up && (x.target == "" || going) && x.Facts.Memory > 0
+}
+
+// groupsOf are the policy's groups, with indexes of VMs.
+func groupsOf(s *fleet.Snapshot, who []resident) []balance.Group {
+	var out []balance.Group
 	for _, g := range s.Policy.Groups {
 		group := balance.Group{Name: g.Name, Apart: g.Kind == policy.Apart, Required: g.Strength == policy.Required}
 		for i, x := range who {
@@ -127,15 +123,39 @@ func problem(s *fleet.Snapshot, m *Memory, r Rule, now time.Time) (*balance.Prob
 				group.VMs = append(group.VMs, i)
 			}
 		}
-		p.Groups = append(p.Groups, group)
+		out = append(out, group)
 	}
+	return out
+}
+
+// problem is the fleet for the planner: hosts that are up, and their VMs with their loads. What may move, and
+// where to, is told for VMs on hot hosts only; the others stay in any case.
+func problem(s *fleet.Snapshot, m *Memory, r Rule, now time.Time) (*balance.Problem, []resident, []signal.Estimate) {
+	hosts, index := hostsOf(s)
+	p := &balance.Problem{Hosts: hosts}
+	var who []resident
+	var loads []signal.Estimate
+	for _, x := range residents(s) {
+		v, ok := vmOf(x, index)
+		if !ok {
+			continue
+		}
+		v.Pinned = v.Pinned || !m.Hot(x.Host.Name)
+		if !v.Pinned {
+			v.Pinned = may(s, m, x.Domain, now) != ""
+			v.Avoid = avoided(s, m.Trail.Left(x.Facts.ID, now), x.Domain, index)
+		}
+		p.VMs = append(p.VMs, v)
+		who = append(who, x)
+		loads = append(loads, m.Load.Estimate(x.Facts.ID, now, r.Horizon))
+	}
+	p.Groups = groupsOf(s, who)
 	return p, who, loads
 }
 
 // avoided are the hosts that don't suit the VM, and those that it left.
-func avoided(s *fleet.Snapshot, m *Memory, d fleet.Domain, index map[string]int, now time.Time) []int {
+func avoided(s *fleet.Snapshot, left []string, d fleet.Domain, index map[string]int) []int {
 	var out []int
-	left := m.Trail.Left(d.Facts.ID, now)
 	for name, i := range index {
 		if len(feasible.Suits(s.Hosts[name], d.Facts)) > 0 && name != d.Host.Name || slices.Contains(left, name) {
 			out = append(out, i)

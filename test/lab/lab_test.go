@@ -28,7 +28,7 @@ func hostCount() int {
 
 func runTests(m *testing.M) int {
 	var err error
-	if hosts, err = Up(labName(), Options{Hosts: hostCount(), Shape: "1gbit"}); err != nil {
+	if hosts, err = Up(labName(), Options{Hosts: hostCount(), Shape: "1gbit", CPUs: labCPUs()}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -38,6 +38,12 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	return code
+}
+
+// labCPUs is the size of the hosts; no limit unless it is given.
+func labCPUs() float64 {
+	cpus, _ := strconv.ParseFloat(os.Getenv("DROVER_LAB_CPUS"), 64)
+	return cpus
 }
 
 // begin prepares a test: links at the rate, and logs if it fails.

@@ -24,6 +24,12 @@ func Terminal(w io.Writer) (width int, ok bool) {
 	return width, true
 }
 
+// IsTerminal reports whether r is a terminal: somebody can be asked.
+func IsTerminal(r io.Reader) bool {
+	f, isFile := r.(*os.File)
+	return isFile && term.IsTerminal(int(f.Fd()))
+}
+
 // ErrOver: what a watch shows will not change any more.
 var ErrOver = errors.New("over")
 
