@@ -69,7 +69,7 @@ soak: build deps ## N (200) migrations in a row around three hosts, then look fo
 
 .PHONY: auto-lab
 auto-lab: build deps ## as root: one of three real hosts overloaded; the automatic loop restores balance, and then rests for ten minutes
-	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_LAB_CPUS=0.6 $(GO) test -count 1 -v -timeout 30m -tags soak -run TestBalanceRestored ./test/lab
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_LAB_CPUS=1 $(GO) test -count 1 -v -timeout 30m -tags soak -run TestBalanceRestored ./test/lab
 
 .PHONY: truth
 truth: build deps ## N (50) migrations with the record compared with what was seen from outside

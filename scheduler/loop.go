@@ -102,6 +102,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer cancel()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	defer l.Metrics.over()
 	pruned, retiredAt, tended := time.Now(), time.Now(), time.Now()
 	for {
 		if err := l.pass(ctx, &asks); err != nil {

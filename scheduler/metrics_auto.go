@@ -64,6 +64,14 @@ func (m *Metrics) looked(s *fleet.Snapshot, memory *auto.Memory) {
 	m.auto.waiting.Set(float64(waiting))
 }
 
+// over forgets what a leader saw when its term ends.
+func (m *Metrics) over() {
+	if m != nil {
+		m.auto.hot.Set(0)
+		m.auto.waiting.Set(0)
+	}
+}
+
 // planned notes what has become of a plan.
 func (m *Metrics) planned(old, p fleet.Plan) {
 	if m == nil {
