@@ -26,10 +26,14 @@ import (
 // serveAgent is the one place where the agent is put together. It returns when ctx ends, after a
 // graceful stop: running migrations are left to libvirt, and adopted at the next start.
 func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
-	spool, err := precopy.OpenSpool(filepath.Join(s.SpoolDir, "spool"))
+	client, err := etcd.Open(etcd.Config{
+		Endpoints: s.Endpoints, CA: s.CA, Cert: s.Cert, Key: s.Key, Insecure: s.Insecure, Log: log,
+	})
 	if err != nil {
 		return err
 	}
+	st := store.New(client)
+	defer st.Close()
 	host, err := kvm.Open(ctx, kvm.Config{
 		URI: s.LibvirtURI, Name: s.Name, PeerURI: s.PeerURI, MigrationAddress: s.MigrationAddress,
 		StateDir: s.SpoolDir, Capacity: s.Capacity, LoadSource: kvm.LoadSource(s.LoadSource),
@@ -40,14 +44,11 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		return fmt.Errorf("libvirt at %s: %w", s.LibvirtURI, err)
 	}
 	defer host.Close()
-	client, err := etcd.Open(etcd.Config{
-		Endpoints: s.Endpoints, CA: s.CA, Cert: s.Cert, Key: s.Key, Insecure: s.Insecure, Log: log,
-	})
+	// Last: with faulty settings nothing is made on this host.
+	spool, err := precopy.OpenSpool(filepath.Join(s.SpoolDir, "spool"))
 	if err != nil {
 		return err
 	}
-	st := store.New(client)
-	defer st.Close()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
