@@ -71,6 +71,14 @@ soak: build deps ## N (200) migrations in a row around three hosts, then look fo
 auto-lab: build deps ## as root: one of three real hosts overloaded; the automatic loop restores balance, and then rests for ten minutes
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_LAB_CPUS=1 $(GO) test -count 1 -v -timeout 30m -tags soak -run TestBalanceRestored ./test/lab
 
+.PHONY: drain-lab
+drain-lab: build deps $(BUILD)/etcd ## drains of real hosts: twelve guests, everything killed and cancelled at random moments, forecasts (about 45 minutes); RUN=REGEXP for some
+	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_LAB_ETCD=$(CURDIR)/$(BUILD)/etcd/usr/bin/etcd DROVER_SOAK=drain \
+	  $(GO) test -count 1 -v -timeout 2h -tags soak -run '$(or $(RUN),^TestDrain(Twelve|Blocked|Killed|CancelSeries|Forecast)$$)' ./test/lab
+
+$(BUILD)/etcd: ## an etcd to be killed apart from the scheduler, unpacked and not installed
+	@mkdir -p $@.d && cd $@.d && apt-get update -qq && apt-get download -qq etcd-server && dpkg-deb -x etcd-server_*.deb . && mv $(CURDIR)/$@.d $(CURDIR)/$@
+
 .PHONY: truth
 truth: build deps ## N (50) migrations with the record compared with what was seen from outside
 	DROVER_BUILD=$(CURDIR)/$(BUILD) DROVER_TRUTH=$(or $(filter-out 200,$(N)),50) $(GO) test -count 1 -v -timeout 1h -tags soak -run TestTruth ./test/lab
@@ -105,6 +113,11 @@ bench-bandwidth: build deps ## one bandwidth budget against fixed rules: simulat
 bench-day: ## a recorded day of VMs' load (DATA=FILE) under drover's automatic moves and other managers' rules; JSON in build/
 	@mkdir -p $(BUILD)
 	$(GO) run ./test/bench/day -data '$(DATA)' -json $(BUILD)/bench-day.json
+
+.PHONY: bench-drain
+bench-drain: ## drains of simulated fleets under drover's rule and those of other managers, N (5) of each kind; JSON in build/
+	@mkdir -p $(BUILD)
+	$(GO) run ./test/bench/drain -seeds $(or $(filter-out 200,$(N)),5) -json $(BUILD)/bench-drain.json
 
 .PHONY: bench-plan
 bench-plan: build ## drover plan against Ganeti's hbal on its own score, and its speed (half an hour; as root it installs hbal); JSON in build/

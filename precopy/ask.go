@@ -18,6 +18,7 @@ const (
 	AskCheckTarget  QuestionKind = "check-target"  // would this domain run here
 	AskCreateDisks  QuestionKind = "create-disks"  // make the files for a storage copy
 	AskDiscardDisks QuestionKind = "discard-disks" // remove the files made for that migration
+	AskShutDown     QuestionKind = "shut-down"     // ask this domain's guest to shut down: a drain that was told to
 	AskPeerCheck    QuestionKind = "peer-check"    // what would stop migrations from here to these hosts
 	AskHook         QuestionKind = "hook"          // run a command that the host's settings allow
 )

@@ -64,6 +64,9 @@ type Memory struct {
 	// by a pass.
 	Traffic *budget.Traffic
 	Streams *budget.Memory
+	// Profiles are what earlier migrations have shown of the VMs of runs under way, as far as they were read;
+	// nil where none are.
+	Profiles map[hypervisor.DomainID]forecast.Profile
 	// Learned are the IDs of the finished migrations that were learned from.
 	Learned map[string]bool
 }
@@ -90,6 +93,10 @@ type Decision struct {
 	Cordon *drain.Cordon
 	Create *precopy.Migration
 	Shares []budget.Write
+	// Fetch reads what earlier migrations have shown of domains.
+	Fetch []hypervisor.DomainID
+	// ShutDown asks a guest to shut down.
+	ShutDown *drain.ShutDown
 }
 
 // Write changes a migration's record.

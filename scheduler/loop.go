@@ -12,7 +12,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler/budget"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
@@ -69,7 +71,9 @@ type Loop struct {
 
 	mu     sync.Mutex
 	memory Memory
-	clocks clocks
+	// fetching are the domains whose profiles are being read for runs.
+	fetching map[hypervisor.DomainID]bool
+	clocks   clocks
 	// traffic and streams are written to before each pass, by the loop's goroutine only.
 	traffic budget.Traffic
 	streams budget.Memory
@@ -90,7 +94,8 @@ func NewLoop(c Config) *Loop {
 	}
 	return &Loop{
 		Config: c, kick: make(chan struct{}, 1),
-		memory: Memory{Preflights: map[Key]Result{}, Learned: map[string]bool{}}, clocks: clocks{},
+		memory: Memory{Preflights: map[Key]Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}},
+		clocks: clocks{}, fetching: map[hypervisor.DomainID]bool{},
 	}
 }
 
@@ -179,6 +184,14 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 			g.Go(func() error {
 				return l.tolerate(ctx, "cordon not written, it will be tried again", l.Runs.Cordon(wctx, *d.Cordon))
 			})
+		case d.Fetch != nil:
+			l.fetch(ctx, asks, d.Fetch)
+		case d.ShutDown != nil:
+			asks.Go(func() {
+				if err := l.Runs.ShutDown(ctx, *d.ShutDown); err != nil && ctx.Err() == nil {
+					l.Log.Warn("a guest was not asked to shut down, it will be tried again", "domain", d.ShutDown.VM, "host", d.ShutDown.Host, "err", err)
+				}
+			})
 		case d.Create != nil:
 			g.Go(func() error {
 				return l.tolerate(ctx, "migration not asked for, it will be tried again", l.Runs.Create(wctx, *d.Create))
@@ -217,6 +230,9 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 		}
 	}
 	maps.DeleteFunc(l.memory.Learned, func(id string, _ bool) bool { _, there := snap.Migrations[id]; return !there })
+	if len(snap.UnfinishedRuns()) == 0 {
+		clear(l.memory.Profiles)
+	}
 	l.memory.AwaySince, l.memory.DownSince = l.absences(snap, now)
 	l.clocks.look(snap)
 	for name, off := range l.clocks.news() {
@@ -231,7 +247,8 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 	}
 	out := Memory{
 		Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince,
-		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned), Traffic: &l.traffic, Streams: &l.streams,
+		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned), Profiles: maps.Clone(l.memory.Profiles),
+		Traffic: &l.traffic, Streams: &l.streams,
 	}
 	for k, v := range l.memory.Preflights {
 		out.Preflights[k] = v

@@ -9,6 +9,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 )
 
 // What a leader remembers of hosts: since when they are away and down, and no answer from before.
@@ -36,6 +37,7 @@ func TestRememberAbsences(t *testing.T) {
 			DownSince:  map[string]time.Time{"h2": began, "h3": began, "h9": began},
 			Clocks:     map[string]time.Duration{},
 			Learned:    map[string]bool{},
+			Profiles:   map[hypervisor.DomainID]forecast.Profile{},
 		}
 		got.Traffic, got.Streams = nil, nil // the loop's own
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -2,7 +2,11 @@ package scheduler
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"drover/hypervisor"
 	"drover/precopy"
@@ -20,6 +24,8 @@ type Runs interface {
 	Cordon(ctx context.Context, c drain.Cordon) error
 	// Create makes a migration's record, once however often it is called.
 	Create(ctx context.Context, m precopy.Migration) error
+	// ShutDown asks a host's agent to ask a guest to shut down, and says so in the audit. It waits for the answer.
+	ShutDown(ctx context.Context, s drain.ShutDown) error
 	Remove(ctx context.Context, r fleet.StoredRun) error
 }
 
@@ -38,9 +44,15 @@ func (p *pass) runs() {
 		if auto.Owns(r.Run) {
 			continue
 		}
+		if ids := p.unread(r.Run); len(ids) > 0 {
+			p.decisions = append(p.decisions, Decision{Fetch: ids})
+			if r.Phase == fleet.RunRequested {
+				continue // its first forecast rests on them
+			}
+		}
 		next, requests := drain.Step(drain.Input{
 			Run: auto.Doubt(p.Fleet, r), Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
-			Foresee: Foresee(p.Fleet, nil, p.Now),
+			Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now),
 		})
 		if !drain.Same(r.Run, next) {
 			p.decisions = append(p.decisions, Decision{Run: &RunWrite{Old: r, New: next}})
@@ -51,11 +63,79 @@ func (p *pass) runs() {
 				p.decisions = append(p.decisions, Decision{Cordon: q.Cordon})
 			case q.Create != nil:
 				p.decisions = append(p.decisions, Decision{Create: q.Create})
+			case q.ShutDown != nil:
+				p.decisions = append(p.decisions, Decision{ShutDown: q.ShutDown})
 			case q.Abort != nil:
 				p.write(q.Abort.Old, func(m *precopy.Migration) { m.Cancel = &q.Abort.Cancel })
 			}
 		}
 	}
+}
+
+// unread are the VMs of a run whose earlier migrations were not read yet.
+func (p *pass) unread(r fleet.Run) []hypervisor.DomainID {
+	if p.Memory.Profiles == nil {
+		return nil // this leader reads none
+	}
+	var out []hypervisor.DomainID
+	add := func(id hypervisor.DomainID) {
+		if _, read := p.Memory.Profiles[id]; !read && !slices.Contains(out, id) {
+			out = append(out, id)
+		}
+	}
+	for _, m := range r.Moves {
+		if !m.State.Final() {
+			add(m.UUID)
+		}
+	}
+	switch {
+	case r.Phase != fleet.RunRequested || r.Cancel != nil:
+	case r.Kind == fleet.RunRestore && !r.None:
+		for _, o := range drain.Origins(p.Fleet, r.Hosts) {
+			add(o.Domain.Facts.ID)
+		}
+	case r.Kind == fleet.RunDrain:
+		for _, name := range r.Hosts {
+			if h := p.Fleet.Hosts[name]; h != nil {
+				for _, d := range h.Domains() {
+					add(d.Facts.ID)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// fetch reads what earlier migrations have shown of domains; what can't be read counts as nothing.
+func (l *Loop) fetch(ctx context.Context, asks *sync.WaitGroup, ids []hypervisor.DomainID) {
+	l.mu.Lock()
+	ids = slices.DeleteFunc(ids, func(id hypervisor.DomainID) bool { return l.fetching[id] })
+	for _, id := range ids {
+		l.fetching[id] = true
+	}
+	l.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
+	asks.Go(func() {
+		var g errgroup.Group
+		g.SetLimit(writesAtOne)
+		for _, id := range ids {
+			g.Go(func() error {
+				profile, err := l.Profiles.Profile(ctx, id)
+				if err != nil && ctx.Err() == nil {
+					l.Log.Warn("earlier migrations are not known for the forecast", "domain", id, "err", err)
+				}
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.memory.Profiles[id] = profile
+				delete(l.fetching, id)
+				return nil
+			})
+		}
+		_ = g.Wait()
+		l.again()
+	})
 }
 
 // outgoing is how many streams may leave the migration's host for it to start, too.

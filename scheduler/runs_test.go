@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler/fleet"
 )
 
@@ -68,17 +70,24 @@ func TestDecideRuns(t *testing.T) {
 		{"a drain that is asked for is planned, and written", func(s *fleet.Snapshot, _ *Inputs) {
 			withRun(s, "", fleet.Run{Kind: fleet.RunDrain, Phase: fleet.RunRequested, Hosts: []string{"h1"}})
 		}, []string{"run r1 running"}},
+		{"but first it is read what earlier migrations have shown", func(s *fleet.Snapshot, in *Inputs) {
+			delete(in.Memory.Profiles, "id-a")
+			withRun(s, "", fleet.Run{Kind: fleet.RunDrain, Phase: fleet.RunRequested, Hosts: []string{"h1"}})
+		}, []string{"fetch [id-a]"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := snapshot(host("h1", 8*hypervisor.GiB, "a:2", "b:2"), host("h2", 8*hypervisor.GiB), host("h3", 8*hypervisor.GiB))
 			in := inputs(s)
+			in.Memory.Profiles = map[hypervisor.DomainID]forecast.Profile{"id-a": {}, "id-b": {}}
 			tt.setup(s, &in)
 			var got []string
 			for _, d := range Decide(in) {
 				switch {
 				case d.Run != nil:
 					got = append(got, "run "+d.Run.New.ID+" "+string(d.Run.New.Phase))
+				case d.Fetch != nil:
+					got = append(got, fmt.Sprintf("fetch %v", d.Fetch))
 				case d.Cordon != nil:
 					got = append(got, "cordon "+d.Cordon.Host+" "+d.Cordon.Cordon.Holder)
 				default:

@@ -79,3 +79,10 @@ rm -f build/demo-probe.txt
 step "idle moves to wherever drover thinks best"
 drover migrate idle --wait
 drover vm list
+step "kvm2 is drained: what it would take, then the progress"
+drover host drain kvm2 --dry-run
+drover host drain kvm2 --wait --reason "new fans"
+drover host list
+step "and restored: what it had comes home"
+drover host restore kvm2 --wait
+drover vm list

@@ -55,6 +55,8 @@ func (a *agent) find(ctx context.Context, q precopy.Question, out *precopy.Answe
 		return a.disks.create(ctx, q)
 	case precopy.AskDiscardDisks:
 		return a.disks.discard(ctx, q)
+	case precopy.AskShutDown:
+		return a.host.ShutDown(ctx, q.Domain)
 	case precopy.AskPeerCheck:
 		out.PeerReport = a.peerReport(ctx, q.Peers)
 		return nil

@@ -25,7 +25,7 @@ const drainHelp = `Closes hosts for VMs and moves every running VM off them, in 
 are not drained themselves. Before anything is changed all hosts concerned are asked: if a VM can't
 move, the drain is refused with the reasons and what to do about each, unless --on-blocked says
 otherwise. VMs that are started on the hosts meanwhile are moved too; those that are shut off stay. No
-VM is ever shut down.
+guest is ever shut down, unless --shutdown-blocked says so.
 
 What fails is tried elsewhere, then named, and the rest goes on. The hosts stay closed afterwards:
 drover host restore opens them and brings the VMs back. The scheduler carries the drain out; this
@@ -45,6 +45,7 @@ func drainCommand() *cli.Command {
 			toggle("dry-run", "only show what is in the way, the moves, and when it would end", "n"),
 			&cli.IntFlag{Name: "max-parallel", Usage: "at most `N` VMs leave one host at once", DefaultText: "the scheduler's limit"},
 			&cli.StringFlag{Name: "on-blocked", Value: string(fleet.BlockedFail), Usage: "what to do about VMs that can't move: `WHAT` fail (do not start), skip (leave them), or wait (until the deadline, if there is one)"},
+			toggle("shutdown-blocked", "shut guests down, from inside, whose VMs can't move: each is named before, and asked once all others have gone"),
 			&cli.StringSliceFlag{Name: "skip", Usage: "leave this `VM` where it is; may stand again"},
 			&cli.StringFlag{Name: "reason", Usage: "why, for others to read"},
 			toggle("wait", "show the progress and return at the end", "w"),
@@ -77,11 +78,15 @@ func drainHosts(ctx context.Context, s *session) error {
 	if !slices.Contains([]fleet.OnBlocked{fleet.BlockedFail, fleet.BlockedSkip, fleet.BlockedWait}, run.OnBlocked) {
 		return cliargs.Usagef(s.cli, "--on-blocked %q: want fail, skip or wait", run.OnBlocked)
 	}
+	if run.ShutDown = s.cli.Bool("shutdown-blocked"); run.ShutDown && run.OnBlocked == fleet.BlockedWait {
+		return cliargs.Usagef(s.cli, "--shutdown-blocked and --on-blocked wait exclude each other")
+	}
 	preview, err := s.previewDrain(ctx, &run)
 	if err != nil {
 		return err
 	}
-	refused := len(preview.Blocked) > 0 && run.OnBlocked == fleet.BlockedFail
+	stay := slices.DeleteFunc(slices.Clone(preview.Blocked), func(b fleet.RunBlocked) bool { return isShut(preview, b) })
+	refused := len(stay) > 0 && run.OnBlocked == fleet.BlockedFail && !run.ShutDown
 	if s.cli.Bool("dry-run") || refused {
 		if err := s.showPreview(preview); err != nil {
 			return err
@@ -91,12 +96,26 @@ func drainHosts(ctx context.Context, s *session) error {
 	case refused:
 		return cli.Exit(fmt.Sprintf("%s of %d can't move; nothing was changed (--on-blocked skip leaves them, wait waits for them)",
 			plural(len(preview.Blocked), "VM"), len(preview.Moves)), cliargs.ExitFailed)
-	case s.cli.Bool("dry-run") && len(preview.Blocked) > 0:
-		return cli.Exit(plural(len(preview.Blocked), "VM")+" would stay", cliargs.ExitPartial)
+	case s.cli.Bool("dry-run") && len(stay) > 0:
+		return cli.Exit(plural(len(stay), "VM")+" would stay", cliargs.ExitPartial)
 	case s.cli.Bool("dry-run"):
 		return nil
 	}
+	for _, b := range preview.Blocked {
+		if isShut(preview, b) {
+			s.note("the guest of %s on %s will be shut down once all others have gone: %s", b.VM, b.Host, out.Clean(blockedText(b)))
+		}
+	}
 	return s.begin(ctx, run)
+}
+
+// isShut reports whether a VM that can't move is to be shut down.
+func isShut(r fleet.Run, b fleet.RunBlocked) bool {
+	return slices.ContainsFunc(r.Moves, func(m fleet.RunMove) bool { return m.UUID == b.UUID && m.State == fleet.MoveShutting })
+}
+
+func blockedText(b fleet.RunBlocked) string {
+	return blockerText(hypervisor.Blocker{Code: b.Code, Detail: b.Detail, Remedy: b.Remedy})
 }
 
 // newRun is what the command line says of a run.
@@ -207,7 +226,11 @@ func (s *session) showPreview(r fleet.Run) error {
 	return s.answer(r, func() out.Table {
 		t := out.Table{Head: []string{"VM", "FROM", "TO", "AFTER", "FORECAST OR REASON"}, None: "nothing is to be moved"}
 		for _, b := range r.Blocked {
-			t.Add(b.VM, b.Host, "BLOCKED", "", blockerText(hypervisor.Blocker{Code: b.Code, Detail: b.Detail, Remedy: b.Remedy}))
+			what := "BLOCKED"
+			if isShut(r, b) {
+				what = "SHUT DOWN"
+			}
+			t.Add(b.VM, b.Host, what, "", blockedText(b))
 		}
 		for _, m := range r.Moves {
 			if m.State == fleet.MovePlanned {
@@ -296,7 +319,13 @@ func restoreHosts(ctx context.Context, s *session) error {
 		return err
 	}
 	if s.cli.Bool("dry-run") {
-		preview, _ := drain.Step(s.stepInput(snap, run, nil))
+		profiles := map[hypervisor.DomainID]forecast.Profile{}
+		for _, o := range drain.Origins(snap, run.Hosts) {
+			if profiles[o.Domain.Facts.ID], err = s.Profile(rctx, o.Domain.Facts.ID); err != nil {
+				return err
+			}
+		}
+		preview, _ := drain.Step(s.stepInput(snap, run, profiles))
 		if preview.Phase == fleet.RunRefused {
 			return fmt.Errorf("%s", preview.Reason)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,9 @@ import (
 //	hot…    rewrites its memory too fast, and is given up
 //	stuck…  the agent's target refuses it in preflight
 //	hung…   its QEMU does not answer
+//	gpu…    has a device of its host
+//	big…    has 24 GiB, of the 31 GiB that a host has to give
+//	fill…   has 12 GiB
 type fakeFleet struct {
 	mu      sync.Mutex
 	domains map[string][]hypervisor.DomainFacts // by host
@@ -73,6 +77,13 @@ func (f *fakeFleet) move(m precopy.Migration) {
 		}
 	}
 	f.domains[m.Source] = stay
+}
+
+// off is the guest shutting down: its host reports it no more.
+func (f *fakeFleet) off(host string, id hypervisor.DomainID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.domains[host] = slices.DeleteFunc(f.domains[host], func(d hypervisor.DomainFacts) bool { return d.ID == id })
 }
 
 func startFakeAgent(ctx context.Context, f *fakeFleet, s *store.Store, name string) (*fakeAgent, error) {
@@ -146,6 +157,8 @@ func (a *fakeAgent) answer(_ context.Context, q precopy.Question) precopy.Answer
 				}}
 			}
 		}
+	case precopy.AskShutDown:
+		a.fleet.off(a.name, q.Domain)
 	case precopy.AskPeerCheck:
 		out.PeerReport = a.peerReport(q.Peers)
 	case precopy.AskCheckTarget:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 
 	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/out"
-	"drover/hypervisor"
 	"drover/scheduler/fleet"
 	"drover/store"
 	"drover/store/kv"
@@ -89,7 +89,7 @@ func listRuns(ctx context.Context, s *session) (any, func() out.Table, error) {
 }
 
 // counts are a run's moves by what became of them. VMs under way are among those left.
-type counts struct{ moved, left, under, stay int }
+type counts struct{ moved, left, under, stay, off int }
 
 func count(r fleet.Run) counts {
 	var c counts
@@ -102,7 +102,9 @@ func count(r fleet.Run) counts {
 		case fleet.MoveAsked:
 			c.left++
 			c.under++
-		case fleet.MovePlanned:
+		case fleet.MoveOff:
+			c.off++
+		case fleet.MovePlanned, fleet.MoveShutting:
 			c.left++
 		}
 	}
@@ -190,18 +192,32 @@ func runTable(r fleet.Run) out.Table {
 		t.Add("VMs:", fmt.Sprintf("%d moved, %d left (%d under way), %d stay", c.moved, c.left, c.under, c.stay))
 	}
 	t.Add("End:", runEnd(r))
+	if told := r.Forecasts; len(told) > 0 {
+		text := fmt.Sprintf("by %s, at %s", stamp(told[0].End), stamp(told[0].At))
+		if off, known := r.Told(0.1); known && r.Phase == fleet.RunDone {
+			text += fmt.Sprintf("; after a tenth off by %+.0f %%", 100*off)
+		}
+		t.Add("Told first:", text)
+	}
 	if o := r.Outlook; o != nil {
 		for _, p := range o.Options {
 			t.Add("Option:", p.Effect+": "+p.Command)
 		}
 	}
 	for _, b := range r.Blocked {
-		t.Add("Stays:", b.VM+" on "+b.Host+": "+blockerText(hypervisor.Blocker{Code: b.Code, Detail: b.Detail, Remedy: b.Remedy}))
+		what := "Stays:"
+		if isShut(r, b) {
+			what = "Shut down:"
+		}
+		t.Add(what, b.VM+" on "+b.Host+": "+blockedText(b))
 	}
 	for _, m := range r.Moves {
 		text := fmt.Sprintf("%s from %s to %s: %s", m.VM, m.From, orDash(m.To), m.State)
 		if m.Cause != string(r.Kind) {
 			text += " (" + m.Cause + ")"
+		}
+		if m.State == fleet.MoveMoved && m.PauseMS > 0 {
+			text += fmt.Sprintf(", pause %d ms", m.PauseMS)
 		}
 		t.Add("Move:", joinNotes(text, m.Reason))
 	}
@@ -298,7 +314,7 @@ func runHosts(r fleet.Run) string {
 // runText is the one line about a run under way.
 func runText(r fleet.Run) string {
 	c := count(r)
-	text := fmt.Sprintf("%s of %s: %d of %d moved", r.Kind, runHosts(r), c.moved, c.moved+c.left+c.stay)
+	text := fmt.Sprintf("%s of %s: %d of %d moved", r.Kind, runHosts(r), c.moved, c.moved+c.left+c.stay+c.off)
 	var under []string
 	for _, m := range r.Moves {
 		if m.State == fleet.MoveAsked {
@@ -307,6 +323,15 @@ func runText(r fleet.Run) string {
 	}
 	if len(under) > 0 {
 		text += ", under way: " + out.Shorten(strings.Join(under, ", "), 200)
+	}
+	var shutting []string
+	for _, m := range r.Moves {
+		if m.State == fleet.MoveShutting && m.Began != nil {
+			shutting = append(shutting, m.VM)
+		}
+	}
+	if len(shutting) > 0 {
+		text += ", asked to shut down: " + out.Shorten(strings.Join(shutting, ", "), 200)
 	}
 	if len(r.Blocked) > 0 {
 		text += fmt.Sprintf(", %d blocked (drover run show %s)", len(r.Blocked), r.ID)
@@ -341,11 +366,18 @@ func (s *session) endedRun(r fleet.Run) error {
 		if s.format != out.AsTable {
 			return nil
 		}
-		_, err := fmt.Fprintf(s.cli.App.Writer, "%s of %s is done: %s moved in %s\n", r.Kind, hosts, plural(c.moved, "VM"), out.Span(r.Finished.Sub(r.Created)))
+		text := fmt.Sprintf("%s of %s is done: %s moved in %s", r.Kind, hosts, plural(c.moved, "VM"), out.Span(r.Finished.Sub(r.Created)))
+		if longest := slices.MaxFunc(append(r.Moves, fleet.RunMove{}), func(a, b fleet.RunMove) int { return cmp.Compare(a.PauseMS, b.PauseMS) }); longest.PauseMS > 0 {
+			text += fmt.Sprintf(", longest pause %d ms (%s)", longest.PauseMS, longest.VM)
+		}
+		if c.off > 0 {
+			text += fmt.Sprintf(", %s shut down", plural(c.off, "guest"))
+		}
+		_, err := fmt.Fprintln(s.cli.App.Writer, text)
 		return err
 	case fleet.RunPartial:
 		for _, b := range r.Blocked {
-			s.note("%s stays on %s: %s", b.VM, b.Host, out.Clean(blockerText(hypervisor.Blocker{Code: b.Code, Detail: b.Detail, Remedy: b.Remedy})))
+			s.note("%s stays on %s: %s", b.VM, b.Host, out.Clean(blockedText(b)))
 		}
 		return cli.Exit(fmt.Sprintf("%s of %s is partly done: %s", r.Kind, hosts, r.Reason), cliargs.ExitPartial)
 	case fleet.RunCancelled:
@@ -356,117 +388,4 @@ func (s *session) endedRun(r fleet.Run) error {
 		return cli.Exit(fmt.Sprintf("%s of %s: %s; %d of %d moved", r.Kind, hosts, r.Reason, c.moved, len(r.Moves)), code)
 	}
 	return cli.Exit(fmt.Sprintf("%s of %s %s: %s", r.Kind, hosts, r.Phase, r.Reason), cliargs.ExitFailed)
-}
-
-func cancelRun(ctx context.Context, s *session) error {
-	rctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
-	defer cancel()
-	row, err := findRun(rctx, s, s.word())
-	if err != nil {
-		return err
-	}
-	row, err = s.Runs().Update(rctx, nil, row.ID, func(r *fleet.Run) error {
-		if r.Phase.Final() {
-			return fmt.Errorf("run %s is over already: %s (drover host restore opens its hosts)", r.ID, r.Phase)
-		}
-		now := time.Now().UTC()
-		r.Cancel = &fleet.RunCancel{
-			By: s.actor, At: now, Reason: s.cli.String("reason"),
-			Abort: s.cli.Bool("abort"), Uncordon: s.cli.Bool("uncordon"),
-		}
-		if r.Phase == fleet.RunRequested { // no scheduler has looked at it
-			r.Phase, r.Finished, r.Reason = fleet.RunCancelled, &now, "cancelled by "+s.actor+" before it began"
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.record(rctx, "run-cancelled", row.ID, s.cli.String("reason"))
-	c := count(row.Value)
-	s.note("%s of %s: cancel requested; %s", row.Value.Kind, runHosts(row.Value), cancelText(row.Value, c))
-	if !s.cli.Bool("wait") {
-		return nil
-	}
-	for !row.Value.Phase.Final() {
-		select {
-		case <-ctx.Done():
-			return cli.Exit("stopped waiting; the run ends by itself", cliargs.ExitFailed)
-		case <-time.After(pollSlow):
-		}
-		if row, err = s.Runs().Get(ctx, row.ID); err != nil {
-			return err
-		}
-	}
-	s.note("%s: %s, %d moved", row.ID, row.Value.Phase, count(row.Value).moved)
-	return nil
-}
-
-func cancelText(r fleet.Run, c counts) string {
-	what := "finishes"
-	if r.Cancel.Abort {
-		what = "is stopped"
-	}
-	return fmt.Sprintf("%d moved, %d stay, %d under way %s", c.moved, c.left-c.under+c.stay, c.under, what)
-}
-
-func setRun(ctx context.Context, s *session) error {
-	row, err := findRun(ctx, s, s.word())
-	if err != nil {
-		return err
-	}
-	change, err := s.runChange(row.Value)
-	if err != nil {
-		return err
-	}
-	row, err = s.Runs().Update(ctx, nil, row.ID, func(r *fleet.Run) error {
-		if r.Phase.Final() {
-			return fmt.Errorf("run %s is over already: %s", r.ID, r.Phase)
-		}
-		change(r)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	s.record(ctx, "run-changed", row.ID, strings.Join(s.cli.LocalFlagNames(), ", "))
-	s.note("run %s is changed", row.ID)
-	return nil
-}
-
-// runChange is what the options of run set ask for.
-func (s *session) runChange(r fleet.Run) (func(*fleet.Run), error) {
-	var deadline *time.Time
-	if word := s.cli.String("deadline"); word != "" {
-		at, err := parseDeadline(word, time.Now())
-		if err != nil {
-			return nil, cliargs.Usagef(s.cli, "%w", err)
-		}
-		deadline = &at
-	}
-	var skip []hypervisor.DomainID
-	for _, word := range s.cli.StringSlice("skip") {
-		i := slices.IndexFunc(r.Moves, func(m fleet.RunMove) bool { return m.VM == word || string(m.UUID) == word })
-		if i < 0 {
-			return nil, fmt.Errorf("run %s moves no VM %q", r.ID, word)
-		}
-		skip = append(skip, r.Moves[i].UUID)
-	}
-	parallel := s.cli.Int("max-parallel")
-	if parallel < 0 || deadline == nil && len(skip) == 0 && !s.cli.IsSet("max-parallel") {
-		return nil, cliargs.Usagef(s.cli, "want --max-parallel N, --deadline TIME or --skip VM")
-	}
-	return func(r *fleet.Run) {
-		if deadline != nil {
-			r.Deadline = deadline
-		}
-		if s.cli.IsSet("max-parallel") {
-			r.MaxParallel = parallel
-		}
-		for _, id := range skip {
-			if !slices.Contains(r.Skip, id) {
-				r.Skip = append(r.Skip, id)
-			}
-		}
-	}, nil
 }

@@ -194,11 +194,20 @@ func cmdAgents(ts *testscript.TestScript, neg bool, args []string) {
 		host, vms, _ := strings.Cut(arg, "=")
 		for _, vm := range strings.FieldsFunc(vms, func(r rune) bool { return r == ',' }) {
 			number++
-			w.fleet.domains[host] = append(w.fleet.domains[host], hypervisor.DomainFacts{
+			facts := hypervisor.DomainFacts{
 				ID: fakeID(number), Name: vm, VCPUs: 2, Memory: 512 * hypervisor.MiB, VirtType: "kvm", Arch: "x86_64",
 				Machine: "pc-q35-9.0", Persistent: true,
 				Disks: []hypervisor.Disk{{Target: "vda", Source: "/srv/" + vm, Size: 10 * hypervisor.GiB, Shared: true}},
-			})
+			}
+			switch kind, _, _ := strings.Cut(vm, "-"); kind {
+			case "gpu":
+				facts.Blockers = []hypervisor.Blocker{{Code: hypervisor.BlockHostDevice, Detail: "it has PCI device 0000:3b:00.0", Remedy: "detach the device"}}
+			case "big":
+				facts.Memory = 24 * hypervisor.GiB
+			case "fill":
+				facts.Memory = 12 * hypervisor.GiB
+			}
+			w.fleet.domains[host] = append(w.fleet.domains[host], facts)
 		}
 	}
 	for _, arg := range args[1:] {

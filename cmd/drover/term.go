@@ -267,6 +267,24 @@ func (r runs) Create(ctx context.Context, m precopy.Migration) error {
 	return err
 }
 
+// ShutDown implements scheduler.Runs. The audit comes first: no guest is shut down silently.
+func (r runs) ShutDown(ctx context.Context, s drain.ShutDown) error {
+	err := r.store.Record(ctx, store.Event{
+		Actor: "leader", Kind: "vm-shut-down", Subject: string(s.UUID), Text: fmt.Sprintf("the guest of %s on %s is asked to shut down, by run %s", s.VM, s.Host, s.Run),
+	})
+	if err != nil {
+		return err
+	}
+	a, err := r.store.Ask(ctx, s.Host, precopy.Question{Kind: precopy.AskShutDown, Domain: s.UUID})
+	if err == nil && a.Error != "" {
+		err = errors.New(a.Error)
+	}
+	if err != nil {
+		return fmt.Errorf("shut down %s: %w", s.VM, err)
+	}
+	return nil
+}
+
 // Remove implements scheduler.Runs.
 func (r runs) Remove(ctx context.Context, run fleet.StoredRun) error {
 	return r.store.Runs().Remove(ctx, &r.fence, run.ID, run.Revision)

@@ -18,6 +18,22 @@ func (h *Host) SetAutostart(ctx context.Context, id hypervisor.DomainID, on bool
 	return err
 }
 
+// ShutDown asks the guest to shut down, by its agent if it has one, else as by its power button, and returns at
+// once. The guest may not heed it; nothing is ever forced. A domain that a job runs on is refused (ClassBusy).
+func (h *Host) ShutDown(ctx context.Context, id hypervisor.DomainID) error {
+	_, err := onDomain(ctx, h, request{op: "shut down", domain: id, limit: slowLimit}, func(d *libvirt.Domain) (struct{}, error) {
+		v, err := look(d, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if v.Active() && v.Job != hypervisor.JobNone {
+			return struct{}{}, &hypervisor.Error{Op: "shut down", Domain: id, Class: hypervisor.ClassBusy, Message: "a job runs on it"}
+		}
+		return struct{}{}, d.Shutdown()
+	})
+	return err
+}
+
 // Resume starts the vCPUs of a paused domain. The caller has proof that the domain runs nowhere
 // else: this is how a guest is brought back after an interrupted switchover.
 func (h *Host) Resume(ctx context.Context, id hypervisor.DomainID) error {

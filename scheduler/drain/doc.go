@@ -26,16 +26,25 @@
 //
 // Opens the hosts, by taking away the cordons of drains that are over, and brings back what those moved
 // away and is still where they put it: what a person has moved since stays. A VM that its host has no room
-// for, in memory or in CPU, stays too.
+// for, in memory or in CPU, stays too, and one that would crowd its host more than the one where it is. Those
+// that must stay together come home one after the other, or not at all.
 //
 // # When it ends
 //
-// A move takes what was forecast and some seconds around, times the run's pace: what its moves have taken
-// over what they were to. A host needs the sum over its VMs over the streams at once, no less than the
-// longest of them, and no less than their bytes over its link: two streams share one. A target needs the
-// sum of what comes to it over the streams that it takes. The run ends with the slowest of them.
+// The moves that are left are played through: each takes what was forecast and some seconds around, times the
+// run's pace, and begins when a stream is free at both its hosts. No link takes its bytes in less than they
+// need. The pace is what earlier runs have shown at first, the median of the last few, and more and more what
+// this one has: its time so far over what the moves that are over were to take. Each end that is told stands
+// in the record, so that what was said can be held against what came.
+//
+// # Guests that are shut down
+//
+// None, unless who asked said so: then those whose VMs can't move, when all others have gone, each announced
+// in Blocked from the start. They are asked, again if need be, and never forced; what still runs after some
+// minutes is named.
 //
 // The rooms: step.go (one step), follow.go (what became of migrations), place.go (who goes where),
-// restore.go, outlook.go (when it ends, and what could be traded for time). Everything here is pure and safe
+// restore.go, shutdown.go, rest.go (how long the moves take that are left), outlook.go (what is told of that),
+// options.go (what could be traded for time). Everything here is pure and safe
 // for concurrent use.
 package drain

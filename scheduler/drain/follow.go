@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"drover/hypervisor"
 	"drover/precopy"
@@ -89,6 +88,9 @@ func (s *step) follow() {
 			s.create(i)
 		case mg.Phase == precopy.Done:
 			m.State, m.Ended, m.Reason, m.To = fleet.MoveMoved, &s.Now, "", mg.Target
+			if o := mg.Outcome; o != nil && o.PauseKnown {
+				m.PauseMS = o.PauseMS
+			}
 			s.unblock(m.UUID)
 		case !mg.Phase.Final():
 			s.note(m, mg)
@@ -102,7 +104,10 @@ func (s *step) follow() {
 			})
 		default:
 			m.Ended = &s.Now
-			s.fault(i, fleet.RunTry{To: mg.Target, Code: mg.ReasonCode, Reason: mg.Reason})
+			s.fault(i, fleet.RunTry{
+				To: mg.Target, Code: mg.ReasonCode, Reason: mg.Reason,
+				Unfit: mg.Phase == precopy.Refused && !slices.Contains(passing, mg.ReasonCode),
+			})
 		}
 	}
 }
@@ -152,9 +157,13 @@ func (s *step) create(i int) {
 const (
 	Cancelled hypervisor.BlockerCode = "cancelled" // a person cancelled the migration
 	Overload  hypervisor.BlockerCode = "overload"  // its host has not enough CPU for it
+	Apart     hypervisor.BlockerCode = "apart"     // it would be parted from those it stays with
 	NoTarget  hypervisor.BlockerCode = "no-target" // no host can take it
 	GaveUp    hypervisor.BlockerCode = "gave-up"   // every try failed
 )
+
+// passing are the codes of refusals that say nothing about the VM: its host, or the one it was to go to, was away.
+var passing = []string{"not-claimed", "no-answer", string(feasible.HostAway), string(feasible.HostStale), string(feasible.HostDegraded), string(feasible.HostCordoned), string(feasible.UnderWay)}
 
 // fault notes a try that moved nothing: the move is planned anew after a pause, or given up.
 func (s *step) fault(i int, t fleet.RunTry) {
@@ -169,6 +178,10 @@ func (s *step) fault(i int, t fleet.RunTry) {
 		m.Tries = m.Tries[n-keptTries:]
 	}
 	if s.r.OnBlocked != fleet.BlockedWait && n >= maxTries || s.r.Kind == fleet.RunRebalance {
+		if s.r.ShutDown && !slices.ContainsFunc(m.Tries, func(t fleet.RunTry) bool { return !t.Unfit }) {
+			s.giveUp(i, hypervisor.Blocker{Code: hypervisor.BlockerCode(t.Code), Detail: t.Reason, Remedy: "drover vm check " + m.VM + " shows what each host says"})
+			return
+		}
 		s.giveUp(i, hypervisor.Blocker{
 			Code:   GaveUp,
 			Detail: fmt.Sprintf("tried %d times; last to %s: %s [%s]", n, t.To, t.Reason, t.Code),
@@ -209,6 +222,9 @@ func (s *step) giveUp(i int, b hypervisor.Blocker) {
 		return
 	}
 	m.State, m.Reason, m.NotBefore = fleet.MoveStays, b.Detail, nil
+	if b.Code != GaveUp && b.Code != Cancelled && s.r.ShutDown && s.r.Kind == fleet.RunDrain {
+		m.State, m.Began, m.Ended = fleet.MoveShutting, nil, nil
+	}
 	s.block(*m, b)
 	s.dropLegs(m.UUID, "its first move was given up")
 }
@@ -269,7 +285,7 @@ func (s *step) gather() {
 func (s *step) drop() {
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
-		if m.State != fleet.MovePlanned {
+		if m.State != fleet.MovePlanned && (m.State != fleet.MoveShutting || m.Began != nil) {
 			continue
 		}
 		if slices.Contains(s.r.Skip, m.UUID) {
@@ -312,15 +328,7 @@ func (s *step) reopen() {
 	}
 }
 
-// shut reports whether a host takes no VMs, also one whose drain has set no cordon yet.
+// shut reports whether a host takes no VMs, also one whose drain has set no cordon yet, or is only asked for.
 func shut(s *fleet.Snapshot, h *fleet.Host) bool {
-	return len(h.Record.Cordons) > 0 || s.DrainOf(h.Name) != nil
-}
-
-// took is how long an attempt took, false if it is not known.
-func took(m fleet.RunMove) (time.Duration, bool) {
-	if m.Began == nil || m.Ended == nil {
-		return 0, false
-	}
-	return m.Ended.Sub(*m.Began), true
+	return len(h.Record.Cordons) > 0 || s.Closing(h.Name) != nil
 }

@@ -113,7 +113,11 @@ func (s *step) bar(i int, b hypervisor.Blocker) {
 	m := &s.r.Moves[i]
 	s.block(*m, b)
 	m.Reason = b.Detail
-	if s.r.OnBlocked == fleet.BlockedSkip {
+	switch {
+	case s.r.ShutDown && s.r.OnBlocked != fleet.BlockedWait:
+		s.giveUp(i, b)
+		return
+	case s.r.OnBlocked == fleet.BlockedSkip:
 		m.State = fleet.MoveStays
 		return
 	}
@@ -345,6 +349,9 @@ func (s *step) noTarget(t table, p *balance.Plan, id hypervisor.DomainID) hyperv
 			continue
 		}
 		out.Detail += ": " + strings.Trim(string(b.Why)+": "+b.Detail, ": ")
+		if b.Why == balance.AntiAffinity || b.Why == balance.Together {
+			out.Remedy = "drover policy edit changes the rule; " + out.Remedy
+		}
 	}
 	var why []string
 	for _, name := range s.Fleet.HostNames() {

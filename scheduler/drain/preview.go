@@ -73,8 +73,7 @@ func (s *step) refused() {
 		if m.State != fleet.MovePlanned || k < 0 {
 			continue
 		}
-		m.State = fleet.MoveStays
-		s.block(*m, hypervisor.Blocker{
+		s.giveUp(i, hypervisor.Blocker{
 			Code: hypervisor.BlockerCode(m.Tries[k].Code), Detail: m.Tries[k].Reason,
 			Remedy: "drover vm check " + m.VM + " shows what each host says",
 		})

@@ -11,6 +11,7 @@ import (
 	"drover/precopy"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 )
 
 // mayOpen says why a restore can't begin; "" if it can.
@@ -49,7 +50,12 @@ type Origin struct {
 	Domain fleet.Domain
 	Home   string
 	Run    string // the drain
+	// Group is a group that has to stay together and comes back as a whole, if it has one.
+	Group string
 }
+
+// crowded is the share of a host's cores above which VMs contend.
+const crowded = 0.8
 
 // Origins are the VMs that the hosts' drains moved away and that belong there, in order of name: those still
 // where the last of these drains put them, and not moved by a person since.
@@ -106,49 +112,124 @@ func (s *step) recall() {
 	if s.r.None {
 		return
 	}
-	for _, o := range origins(s.Fleet, s.where, s.r.Hosts) {
+	back := slices.DeleteFunc(origins(s.Fleet, s.where, s.r.Hosts), func(o Origin) bool {
 		id := o.Domain.Facts.ID
-		if len(s.r.Only) > 0 && !slices.Contains(s.r.Only, id) || slices.Contains(s.r.Skip, id) {
-			continue
-		}
+		return len(s.r.Only) > 0 && !slices.Contains(s.r.Only, id) || slices.Contains(s.r.Skip, id)
+	})
+	for _, o := range inGroups(s.Fleet, back) {
 		m := fleet.RunMove{
-			VM: o.Domain.Facts.Name, UUID: id, From: o.Domain.Host.Name, To: o.Home, Cause: string(s.r.Kind),
-			State: fleet.MovePlanned, Memory: o.Domain.Facts.Memory,
+			VM: o.Domain.Facts.Name, UUID: o.Domain.Facts.ID, From: o.Domain.Host.Name, To: o.Home, Cause: string(s.r.Kind),
+			State: fleet.MovePlanned, Memory: o.Domain.Facts.Memory, Group: o.Group,
 		}
 		f, _ := s.Foresee(o.Domain, o.Home, 0)
 		m.Seconds, m.Bytes = f.Duration.Seconds(), f.Bytes
 		s.r.Moves = append(s.r.Moves, m)
-		if b := s.overload(&m); b != nil {
-			s.block(m, *b) // it is looked at again when its turn comes
+	}
+	for i := range s.r.Moves {
+		if b := s.overload(i); b != nil {
+			s.block(s.r.Moves[i], *b) // it is looked at again when its turn comes
 		}
 	}
 }
 
-// overload says why a VM's home has no room for it: memory as it is promised, and CPU as it is used, with
-// those that are on their way. Nil if it has.
-func (s *step) overload(m *fleet.RunMove) *hypervisor.Blocker {
-	d, home := s.where.domain[m.UUID], s.Fleet.Hosts[m.To]
+// inGroups orders VMs such that those that are to stay together come one after the other, the groups in the
+// order of their first, and says which group each comes with.
+func inGroups(s *fleet.Snapshot, list []Origin) []Origin {
+	place := map[string]int{}
+	for i := range list {
+		o := &list[i]
+		for _, g := range s.Policy.Groups {
+			if g.Kind == policy.Together && g.Strength == policy.Required && g.Has(o.Domain.Facts.Name, s.VMs[o.Domain.Facts.ID].Labels) {
+				o.Group = g.Name
+				break
+			}
+		}
+		if _, known := place[o.Group]; !known {
+			place[o.Group] = i
+		}
+	}
+	first := func(o Origin, i int) int {
+		if o.Group == "" {
+			return i
+		}
+		return place[o.Group]
+	}
+	at := make(map[hypervisor.DomainID]int, len(list))
+	for i, o := range list {
+		at[o.Domain.Facts.ID] = first(o, i)
+	}
+	slices.SortStableFunc(list, func(a, b Origin) int { return cmp.Compare(at[a.Domain.Facts.ID], at[b.Domain.Facts.ID]) })
+	return list
+}
+
+// overload says why a VM's home has no room for it and those that have to come with it: memory as it is
+// promised, and CPU as it is used, with those that are on their way. A home that would be crowded, and fuller
+// than where the VM is now, has none either: that is what the VM's coming home would bring back. Nil if it has.
+func (s *step) overload(i int) *hypervisor.Blocker {
+	m := s.r.Moves[i]
+	home, host := s.Fleet.Hosts[m.To], s.Fleet.Hosts[m.From]
 	if home == nil || home.Load == nil {
 		return nil // the scheduler waits for it, or refuses
 	}
-	if free := feasible.FreeMemory(s.Fleet, home, ""); d.Facts.Memory > free {
+	var memory hypervisor.Bytes
+	var cpu hypervisor.Cores
+	var names []string
+	for _, o := range s.r.Moves {
+		if d := s.where.domain[o.UUID]; o.UUID == m.UUID || m.Group != "" && o.Group == m.Group && o.To == m.To && o.State == fleet.MovePlanned {
+			memory, cpu, names = memory+d.Facts.Memory, cpu+d.Load.CPU, append(names, o.VM)
+		}
+	}
+	what := "it needs"
+	if len(names) > 1 {
+		what = strings.Join(names, ", ") + " stay together and need"
+	}
+	if free := feasible.FreeMemory(s.Fleet, home, ""); memory > free {
 		return &hypervisor.Blocker{
 			Code:   hypervisor.BlockMemory,
-			Detail: fmt.Sprintf("it needs %s, %s has %s to give", d.Facts.Memory, m.To, max(free, 0)),
+			Detail: fmt.Sprintf("%s %s, %s has %s to give", what, memory, m.To, max(free, 0)),
 			Remedy: "it stays on " + m.From + "; make room and restore again",
 		}
 	}
-	cpu := home.Load.CPU + d.Load.CPU
+	with := home.Load.CPU + cpu
 	for id, to := range s.where.moving {
 		if to == m.To && id != m.UUID {
-			cpu += s.where.domain[id].Load.CPU
+			with += s.where.domain[id].Load.CPU
 		}
 	}
-	if cores := home.Capacity().Cores; cores > 0 && cpu > cores && d.Load.CPU > 0 {
+	cores := home.Capacity().Cores
+	if cores <= 0 || cpu <= 0 || with <= crowded*cores {
+		return nil
+	}
+	now := 0.0
+	if host != nil && host.Load != nil && host.Capacity().Cores > 0 {
+		now = float64(host.Load.CPU / host.Capacity().Cores)
+	}
+	if with > cores || float64(with/cores) > now {
 		return &hypervisor.Blocker{
 			Code:   Overload,
-			Detail: fmt.Sprintf("with it %s would need %.1f of %.4g cores", m.To, float64(cpu), float64(cores)),
+			Detail: fmt.Sprintf("with it %s would need %.1f of %.4g cores; %s, where it is, uses %.0f %% of its own", m.To, float64(with), float64(cores), m.From, 100*now),
 			Remedy: "it stays on " + m.From + "; restore again when there is less to do",
+		}
+	}
+	return nil
+}
+
+// begun reports whether one of a group has gone home, or is on its way: the others had better follow.
+func (s *step) begun(group string) bool {
+	return slices.ContainsFunc(s.r.Moves, func(m fleet.RunMove) bool {
+		return m.Group == group && (m.State == fleet.MoveMoved || m.State == fleet.MoveAsked)
+	})
+}
+
+// splits says why a VM can't go home: one that it has to stay with can't.
+func (s *step) splits(i int) *hypervisor.Blocker {
+	m := s.r.Moves[i]
+	for _, o := range s.r.Moves {
+		if m.Group != "" && o.Group == m.Group && o.To == m.To && o.State == fleet.MoveStays {
+			return &hypervisor.Blocker{
+				Code: Apart, Detail: fmt.Sprintf("%s stays on %s, and group %q stays together", o.VM, o.From, m.Group),
+				Remedy: "drover policy show has the group; drover migrate " + m.VM + " --to " + m.To + " moves it by hand",
+			}
 		}
 	}
 	return nil

@@ -37,6 +37,8 @@ type Request struct {
 	Create *precopy.Migration
 	// Abort asks the agent to stop a migration that is under way.
 	Abort *Abort
+	// ShutDown asks a guest to shut down.
+	ShutDown *ShutDown
 }
 
 // Cordon sets, or takes away, one holder's cordon on a host.
@@ -44,6 +46,13 @@ type Cordon struct {
 	Host   string
 	Cordon fleet.Cordon
 	Off    bool
+}
+
+// ShutDown is a wish that a guest shut down, from inside. It may be asked more than once.
+type ShutDown struct {
+	Run, VM string
+	UUID    hypervisor.DomainID
+	Host    string
 }
 
 // Abort is a wish that a migration stop.
@@ -136,7 +145,7 @@ func (s *step) start() {
 		}
 		s.gather()
 		s.plan()
-		if n := len(s.r.Blocked); n > 0 && s.r.OnBlocked != fleet.BlockedSkip && s.r.OnBlocked != fleet.BlockedWait {
+		if n := len(s.r.Blocked); n > 0 && !s.r.ShutDown && s.r.OnBlocked != fleet.BlockedSkip && s.r.OnBlocked != fleet.BlockedWait {
 			s.end(fleet.RunRefused, fmt.Sprintf("%d of %d VMs can't move; nothing was changed", n, len(s.r.Moves)))
 			for i := range s.r.Moves {
 				s.r.Moves[i].State = fleet.MoveStays
@@ -164,7 +173,7 @@ func (s *step) closed() string {
 		if h == nil {
 			return "no host is called " + name
 		}
-		if other := s.Fleet.DrainOf(name); other != nil {
+		if other := s.Fleet.Closing(name); other != nil && other.ID != s.r.ID && (other.Phase == fleet.RunRunning || other.ID < s.r.ID) {
 			return fmt.Sprintf("%s is being drained already, by run %s", name, other.ID)
 		}
 		if b := feasible.Up(s.Fleet, h); b != nil && s.r.OnBlocked != fleet.BlockedWait {
@@ -193,6 +202,7 @@ func (s *step) run() {
 		s.plan()
 	}
 	s.ask()
+	s.shutDown()
 	s.finish()
 }
 
@@ -232,7 +242,10 @@ func (s *step) stop() {
 	under := 0
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
-		if m.State == fleet.MovePlanned {
+		switch {
+		case m.State == fleet.MoveShutting && m.Began != nil:
+			m.State, m.Reason = fleet.MoveStays, "the run was cancelled after its guest was asked to shut down"
+		case m.State == fleet.MovePlanned, m.State == fleet.MoveShutting:
 			m.State, m.Reason = fleet.MoveStays, "the run was cancelled"
 		}
 		if m.State != fleet.MoveAsked {
@@ -301,7 +314,11 @@ func (s *step) ask() {
 			continue
 		}
 		if s.r.Kind == fleet.RunRestore {
-			if b := s.overload(m); b != nil {
+			if b := s.splits(i); b != nil && !s.begun(m.Group) {
+				s.giveUp(i, *b)
+				continue
+			}
+			if b := s.overload(i); b != nil {
 				s.fault(i, fleet.RunTry{To: m.To, Code: string(b.Code), Reason: b.Detail})
 				continue
 			}
@@ -349,7 +366,7 @@ func migrationID(run string, move, try int, now time.Time) string {
 // finish ends a run that has nothing left to do.
 func (s *step) finish() {
 	late := s.r.Deadline != nil && s.Now.After(*s.r.Deadline)
-	moved, stay := 0, []string{}
+	moved, off, stay := 0, 0, []string{}
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
 		if late && s.r.OnBlocked == fleet.BlockedWait && m.State == fleet.MovePlanned && s.isBlocked(m.UUID) {
@@ -360,6 +377,8 @@ func (s *step) finish() {
 			return
 		case m.State == fleet.MoveMoved:
 			moved++
+		case m.State == fleet.MoveOff:
+			off++
 		case m.State == fleet.MoveStays:
 			stay = append(stay, m.VM)
 		}
@@ -370,11 +389,18 @@ func (s *step) finish() {
 			return
 		}
 	}
+	text := fmt.Sprintf("%d moved", moved)
+	if off > 0 {
+		text += fmt.Sprintf(", %d shut down", off)
+	}
 	if len(stay) > 0 {
-		s.end(fleet.RunPartial, fmt.Sprintf("%d moved, %d stay: %s", moved, len(stay), strings.Join(stay, ", ")))
+		s.end(fleet.RunPartial, fmt.Sprintf("%s, %d stay: %s", text, len(stay), strings.Join(stay, ", ")))
 		return
 	}
-	s.end(fleet.RunDone, fmt.Sprintf("%d moved", moved))
+	s.end(fleet.RunDone, text)
+	if all := s.rest(s.whole(), s.lanes(), 1); all > 0 && moved > 0 && s.r.Started != nil {
+		s.r.Pace = float64(s.Now.Sub(*s.r.Started)) / float64(all)
+	}
 }
 
 // notEmpty says what a drain that has nothing to move still waits for.

@@ -28,6 +28,7 @@ type world struct {
 	rev   int64
 	bad   []string // what must not have happened
 	slow  map[string]float64
+	asked map[string]int // guests that were asked to shut down
 }
 
 type host struct {
@@ -43,7 +44,7 @@ type host struct {
 func newWorld(specs ...string) *world {
 	w := &world{
 		now: t0, hosts: map[string]*host{}, migs: map[string]precopy.Stored{}, runs: map[string]fleet.StoredRun{},
-		vms: map[hypervisor.DomainID]policy.VMRecord{}, slow: map[string]float64{},
+		vms: map[hypervisor.DomainID]policy.VMRecord{}, slow: map[string]float64{}, asked: map[string]int{},
 	}
 	for _, spec := range specs {
 		var names []string
@@ -154,6 +155,11 @@ func (w *world) carryOut(q Request) {
 			w.bad = append(w.bad, fmt.Sprintf("%s is asked to go to %s, which is closed", m.Domain, m.Target))
 		}
 		w.migs[m.ID] = precopy.Stored{Migration: m, Revision: w.rev}
+	case q.ShutDown != nil:
+		w.asked[q.ShutDown.VM]++
+		if !strings.HasPrefix(q.ShutDown.VM, "deaf") {
+			w.hosts[q.ShutDown.Host].off[q.ShutDown.VM] = true
+		}
 	case q.Abort != nil:
 		m := w.migs[q.Abort.Old.ID]
 		m.Cancel, m.Revision = &q.Abort.Cancel, w.rev
@@ -174,7 +180,7 @@ func (w *world) active(id hypervisor.DomainID) string {
 // admit orders a request as the scheduler does, or refuses it.
 func (w *world) admit(id string) {
 	m, snap := w.migs[id], w.snapshot()
-	switch b := feasible.Target(snap, w.asked(snap, m), m.Target); {
+	switch b := feasible.Target(snap, w.wish(snap, m), m.Target); {
 	case Over(snap, m.Migration):
 		w.end(id, precopy.Aborted, "cancelled")
 	case w.hosts[m.Source].vms[m.Domain] == 0 || w.hosts[m.Source].off[m.Domain]:
@@ -189,7 +195,7 @@ func (w *world) admit(id string) {
 	}
 }
 
-func (w *world) asked(s *fleet.Snapshot, m precopy.Stored) feasible.Request {
+func (w *world) wish(s *fleet.Snapshot, m precopy.Stored) feasible.Request {
 	for _, d := range s.Hosts[m.Source].Domains() {
 		if d.Facts.ID == m.UUID {
 			return feasible.Request{Domain: d, Migration: m.ID}

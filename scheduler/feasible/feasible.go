@@ -154,9 +154,9 @@ func Closed(s *fleet.Snapshot, h *fleet.Host) *hypervisor.Blocker {
 			Code: HostCordoned, Detail: fmt.Sprintf("%s is cordoned by %s (%s)", h.Name, c.By, c.Holder), Remedy: remedy,
 		}
 	}
-	if r := s.DrainOf(h.Name); r != nil {
+	if r := s.Closing(h.Name); r != nil {
 		return &hypervisor.Blocker{
-			Code: HostCordoned, Detail: fmt.Sprintf("%s is being drained by %s (%s)", h.Name, r.RequestedBy, r.Holder()),
+			Code: HostCordoned, Detail: fmt.Sprintf("%s is being drained, or about to be, by %s (%s)", h.Name, r.RequestedBy, r.Holder()),
 			Remedy: "drover run cancel " + r.ID + " --uncordon",
 		}
 	}

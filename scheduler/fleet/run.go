@@ -84,11 +84,18 @@ type Run struct {
 	Headroom int `json:"headroom,omitempty"`
 	// Roll is what a maintenance does with each of its hosts.
 	Roll *Roll `json:"roll,omitempty"`
+	// ShutDown lets a drain ask guests to shut down whose VMs can't move, once all others have gone.
+	ShutDown bool `json:"shutdown_blocked,omitempty"`
 
 	Cancel  *RunCancel   `json:"cancel,omitempty"`
 	Moves   []RunMove    `json:"moves"`
 	Blocked []RunBlocked `json:"blocked,omitempty"`
 	Outlook *Outlook     `json:"outlook,omitempty"`
+	// Forecasts are the ends that the outlook has told, as it told them, oldest first: what was said can be
+	// held against what came. Of very many only some are kept, the first always.
+	Forecasts []RunForecast `json:"forecasts,omitempty"`
+	// Pace is, once it is done, how long it took over what its moves were expected to, for later forecasts.
+	Pace float64 `json:"pace,omitempty"`
 }
 
 // RunHolder begins the names of runs as holders of cordons.
@@ -111,17 +118,23 @@ type RunCancel struct {
 // MoveState is where a move of a run stands.
 type MoveState string
 
-// The states. Moved, Stays and Left are final.
+// The states. Moved, Stays, Left and Off are final.
 const (
 	MovePlanned MoveState = "planned" // not begun
 	MoveAsked   MoveState = "asked"   // its migration is asked for, or under way
 	MoveMoved   MoveState = "moved"
 	MoveStays   MoveState = "stays" // given up, or somebody wants the VM left alone
 	MoveLeft    MoveState = "left"  // nothing to do: it was stopped, or moved by somebody else
+	// MoveShutting is a VM that can't move and is to be shut down, as was asked for: once all others have
+	// gone; Began is when its guest was asked.
+	MoveShutting MoveState = "shutting-down"
+	MoveOff      MoveState = "shut-down"
 )
 
 // Final reports whether nothing more happens to the move.
-func (s MoveState) Final() bool { return s == MoveMoved || s == MoveStays || s == MoveLeft }
+func (s MoveState) Final() bool {
+	return s == MoveMoved || s == MoveStays || s == MoveLeft || s == MoveOff
+}
 
 // RunMove is one VM's part in a run. From is where it is brought back to by a restore.
 type RunMove struct {
@@ -131,7 +144,9 @@ type RunMove struct {
 	To    string              `json:"to,omitempty"` // empty until there is a plan
 	After []int               `json:"after,omitempty"`
 	Cause string              `json:"cause"`
-	State MoveState           `json:"state"`
+	// Group is a group that has to stay together, which a restore brings back as a whole.
+	Group string    `json:"group,omitempty"`
+	State MoveState `json:"state"`
 	// Reason says why it stands where it stands.
 	Reason string `json:"reason,omitempty"`
 	// Migration is the record of the last attempt; its ID stands here before the record is made.
@@ -140,6 +155,8 @@ type RunMove struct {
 	// Seconds and Bytes are the forecast.
 	Seconds float64          `json:"seconds,omitempty"`
 	Bytes   hypervisor.Bytes `json:"bytes,omitempty"`
+	// PauseMS is what the guest felt of it when it had moved, as far as that is known.
+	PauseMS int64 `json:"pause_ms,omitempty"`
 	// Began and Ended are when the last attempt did, NotBefore when the next may, by the leader's clock.
 	Began     *time.Time `json:"began,omitempty"`
 	Ended     *time.Time `json:"ended,omitempty"`
@@ -152,6 +169,8 @@ type RunTry struct {
 	To     string `json:"to"`
 	Code   string `json:"code,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Unfit says that the hosts refused it for good reason before anything was copied.
+	Unfit bool `json:"unfit,omitempty"`
 }
 
 // RunBlocked is a VM that can't move for now, why, and what a person can do.
@@ -169,11 +188,20 @@ type Outlook struct {
 	At   time.Time `json:"at"`
 	End  time.Time `json:"end"`
 	Left int       `json:"left"` // moves to be done
-	// Pace is what moves have taken over what was forecast.
+	// Pace is how long the run takes over what its moves are expected to.
 	Pace float64 `json:"pace"`
 	// Late says that the end is after the deadline; Options are then ways out.
 	Late    bool     `json:"late,omitempty"`
 	Options []Option `json:"options,omitempty"`
+}
+
+// RunForecast is an end that was told.
+type RunForecast struct {
+	At    time.Time `json:"at"`
+	End   time.Time `json:"end"`
+	Left  int       `json:"left"` // moves to be done then
+	Moved int       `json:"moved,omitempty"`
+	Late  bool      `json:"late,omitempty"`
 }
 
 // Option is something that a person can trade for time: what it does, and the command.
@@ -199,7 +227,19 @@ func (s *Snapshot) UnfinishedRuns() []StoredRun {
 	return out
 }
 
-// DrainOf returns the unfinished run that empties the host, nil if none does: also before its cordon is set.
+// Closing returns the oldest run that empties the host, or is asked to: no VM is to go there, though no cordon
+// says so yet. Nil if there is none.
+func (s *Snapshot) Closing(host string) *StoredRun {
+	var first *StoredRun
+	for _, r := range s.Runs {
+		if r.Kind == RunDrain && !r.Phase.Final() && r.Cancel == nil && slices.Contains(r.Hosts, host) && (first == nil || r.ID < first.ID) {
+			first = &r
+		}
+	}
+	return first
+}
+
+// DrainOf returns the running run that empties the host, nil if none does: also before its cordon is set.
 func (s *Snapshot) DrainOf(host string) *StoredRun {
 	var first *StoredRun
 	for _, r := range s.Runs {

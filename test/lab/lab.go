@@ -75,7 +75,11 @@ func Up(name string, o Options) (*Lab, error) {
 	if r := l.run(context.Background(), "drover-lab", args...); r.Code != 0 {
 		return nil, fmt.Errorf("drover-lab up: %s", r)
 	}
-	if r := l.run(context.Background(), "drover-lab", "drover", "start", "--build", build); r.Code != 0 {
+	start := []string{"drover", "start", "--build", build}
+	if etcd := os.Getenv("DROVER_LAB_ETCD"); etcd != "" {
+		start = append(start, "--etcd", etcd)
+	}
+	if r := l.run(context.Background(), "drover-lab", start...); r.Code != 0 {
 		err := fmt.Errorf("drover-lab drover start: %s", r)
 		return nil, errors.Join(err, l.Down())
 	}

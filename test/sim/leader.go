@@ -7,6 +7,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy"
+	"drover/precopy/forecast"
 	"drover/scheduler"
 	"drover/scheduler/auto"
 	"drover/scheduler/drain"
@@ -39,7 +40,7 @@ func (w *World) elect() {
 	}
 	l := &leader{
 		w: w, name: "sim", fence: w.store.wrote("leader"), retired: w.now,
-		memory: scheduler.Memory{Preflights: map[scheduler.Key]scheduler.Result{}, Learned: map[string]bool{}},
+		memory: scheduler.Memory{Preflights: map[scheduler.Key]scheduler.Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}},
 	}
 	if w.Auto != nil {
 		l.auto = w.recall()
@@ -178,6 +179,11 @@ func (l *leader) carryOut(d scheduler.Decision) {
 		}
 	case d.Cordon != nil:
 		l.w.cordon(d.Cordon.Host, *d.Cordon)
+	case d.Fetch != nil:
+		for _, id := range d.Fetch {
+			l.memory.Profiles[id] = s.profiles[id]
+		}
+		l.w.kick()
 	case d.Create != nil:
 		if s.create("run", *d.Create) {
 			l.w.kick()

@@ -23,6 +23,7 @@ import (
 const (
 	schedulerDaemon = "scheduler"
 	agentDaemon     = "agent"
+	etcdDaemon      = "etcd"
 	etcdPort        = 2379
 	startTimeout    = time.Minute
 )
@@ -40,6 +41,7 @@ func droverCommands() []*cli.Command {
 				Action: droverStart,
 				Flags: []cli.Flag{
 					build,
+					&cli.StringFlag{Name: "etcd", Usage: "run this etcd `PROGRAM` on control, instead of the store inside the scheduler"},
 					&cli.BoolFlag{Name: "restart", Value: true, Usage: "start daemons again a second after they die, as systemd would"},
 				},
 			},
@@ -91,6 +93,12 @@ func droverStart(c *cli.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context, startTimeout)
 	defer cancel()
+	apart := c.String("etcd")
+	if apart != "" {
+		if err := l.startEtcd(ctx, env, apart, c.Bool("restart")); err != nil {
+			return err
+		}
+	}
 	for _, h := range env.Hosts {
 		d := hostinit.Daemon{Dir: "/", Env: os.Environ(), Restart: c.Bool("restart")}
 		if h.Name == state.Control {
@@ -99,7 +107,7 @@ func droverStart(c *cli.Context) error {
 			d.Name, d.Argv = agentDaemon, []string{agent, "--config"}
 			d.Env = append(d.Env, agentEnv...)
 		}
-		path, err := writeSettings(env, h, d.Name)
+		path, err := writeSettings(env, h, d.Name, apart != "")
 		if err != nil {
 			return err
 		}
@@ -115,6 +123,29 @@ func droverStart(c *cli.Context) error {
 	return l.waitForAgents(ctx, env, drover)
 }
 
+// startEtcd starts an etcd of its own on control, with TLS both ways.
+func (l *lab) startEtcd(ctx context.Context, env host.Env, program string, restart bool) error {
+	h := env.Hosts[0]
+	path, err := filepath.Abs(program)
+	if err != nil {
+		return err
+	}
+	cl, err := l.hosts.Client(h.Name)
+	if err != nil {
+		return err
+	}
+	pki := func(file string) string { return filepath.Join(h.PKI, file) }
+	return spawnOnce(ctx, cl, hostinit.Daemon{
+		Name: etcdDaemon, Dir: "/", Env: os.Environ(), Restart: restart,
+		Argv: []string{
+			path, "--data-dir", filepath.Join(env.Dir, "drover", h.Name, "etcd"),
+			"--listen-client-urls", etcdURL(env), "--advertise-client-urls", etcdURL(env),
+			"--listen-peer-urls", "http://127.0.0.1:2380", "--client-cert-auth",
+			"--trusted-ca-file", pki("ca-cert.pem"), "--cert-file", pki("cert.pem"), "--key-file", pki("key.pem"),
+		},
+	})
+}
+
 // spawnOnce leaves a daemon that is there alone, so that after a host's reboot the rest goes on.
 func spawnOnce(ctx context.Context, cl *hostinit.Client, d hostinit.Daemon) error {
 	have, err := cl.List(ctx)
@@ -128,10 +159,13 @@ func spawnOnce(ctx context.Context, cl *hostinit.Client, d hostinit.Daemon) erro
 }
 
 // writeSettings writes a daemon's configuration as an administrator would, and returns its path.
-func writeSettings(env host.Env, h host.HostEnv, daemon string) (string, error) {
+func writeSettings(env host.Env, h host.HostEnv, daemon string, apart bool) (string, error) {
 	dir := filepath.Join(env.Dir, "drover", h.Name)
 	s := tlsSettings(h.PKI)
-	if daemon == schedulerDaemon {
+	if daemon == schedulerDaemon && apart {
+		s["etcd-endpoints"] = etcdURL(env)
+		s["metrics-address"] = "127.0.0.1:9178"
+	} else if daemon == schedulerDaemon {
 		s["embedded-etcd"] = filepath.Join(dir, "etcd")
 		s["etcd-listen"] = etcdURL(env)
 		s["metrics-address"] = "127.0.0.1:9178"
@@ -229,8 +263,13 @@ func droverStop(c *cli.Context) error {
 		if h == state.Control {
 			name = schedulerDaemon
 		}
-		if cl, err := l.hosts.Client(h); err == nil {
-			errs = append(errs, cl.Unspawn(c.Context, name))
+		cl, err := l.hosts.Client(h)
+		if err != nil {
+			continue
+		}
+		errs = append(errs, cl.Unspawn(c.Context, name))
+		if list, err := cl.List(c.Context); err == nil && slices.ContainsFunc(list, func(s hostinit.Status) bool { return s.Name == etcdDaemon }) {
+			errs = append(errs, cl.Unspawn(c.Context, etcdDaemon))
 		}
 	}
 	return errors.Join(errs...)
