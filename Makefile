@@ -119,6 +119,11 @@ bench-drain: ## drains of simulated fleets under drover's rule and those of othe
 	@mkdir -p $(BUILD)
 	$(GO) run ./test/bench/drain -seeds $(or $(filter-out 200,$(N)),5) -json $(BUILD)/bench-drain.json
 
+.PHONY: bench-roll
+bench-roll: ## ten of a hundred simulated hosts, rolling: moves, headroom and time against the bound of the links; JSON in build/
+	@mkdir -p $(BUILD)
+	$(GO) run ./test/bench/roll -json $(BUILD)/bench-roll.json
+
 .PHONY: bench-plan
 bench-plan: build ## drover plan against Ganeti's hbal on its own score, and its speed (half an hour; as root it installs hbal); JSON in build/
 	@dpkg-query -W python3-numpy ganeti-htools >/dev/null 2>&1 || { apt-get update -qq && \

@@ -32,6 +32,7 @@ type node struct {
 	misnamed atomic.Bool  // errors of the migrate call are of class invalid
 	disks    atomic.Bool  // files for a storage copy were made here and not removed
 	brakes   *brakes      // nil: guests can't be slowed here
+	hooks    HookRunner   // nil: there are none
 }
 
 // simLibvirt is the version that agents answer.
@@ -78,6 +79,7 @@ func (n *node) start(k kill) *agent {
 	if n.w.shares != nil && n == n.w.src {
 		a.worker.Shares = n.w.shares
 	}
+	a.worker.Hooks = n.hooks
 	if n.brakes != nil {
 		a.worker.Throttle = n.brakes.open
 	}

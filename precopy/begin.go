@@ -47,6 +47,9 @@ func (d *drive) prepare(ctx context.Context) (hypervisor.MigrateSpec, bool) {
 		d.endUnstarted(ctx, Failed, ending{code: string(why.Code), reason: why.Detail})
 		return none, false
 	}
+	if !d.before(ctx) {
+		return none, false
+	}
 	disks, ok := d.makeDisks(ctx, seen)
 	if !ok {
 		return none, false

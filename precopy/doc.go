@@ -13,7 +13,8 @@
 // verdict), worker.go (claims and adopts), drive.go (one migration from claim to outcome), again.go
 // (another attempt with another strategy), postcopy.go
 // (the switch to post-copy, from which there is no way back, and what goes on when it breaks), spool.go
-// (outcomes kept on local disk until the store has them); precopy/model is the arithmetic of
+// (outcomes kept on local disk until the store has them), vmhook.go (commands around a migration, which never
+// keep it from ending); precopy/model is the arithmetic of
 // rounds, precopy/tune the convergence controller, precopy/forecast what is to be expected before the
 // start; intent.go is what the record says of that, and whether the promise was kept.
 //

@@ -20,8 +20,10 @@ type HookResult struct {
 	// Error says what went wrong, in words; empty when it ended with 0.
 	Error string `json:"error,omitempty"`
 	// TimedOut says that it was stopped.
-	TimedOut bool    `json:"timed_out,omitempty"`
-	Seconds  float64 `json:"seconds"`
+	TimedOut bool `json:"timed_out,omitempty"`
+	// Lost says that nobody knows how it ended, as when its agent is gone.
+	Lost    bool    `json:"lost,omitempty"`
+	Seconds float64 `json:"seconds"`
 	// Output is the end of what it wrote.
 	Output string `json:"output,omitempty"`
 }

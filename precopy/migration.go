@@ -54,6 +54,9 @@ type Migration struct {
 	// Tidied says that the source's agent has looked at a record that was resolved by hand, and has
 	// tidied up as far as the hosts bore it out.
 	Tidied bool `json:"tidied,omitempty"`
+	// BeforeHook and AfterHook are what became of the hooks that the policy names.
+	BeforeHook *HookResult `json:"before_hook,omitempty"`
+	AfterHook  *HookResult `json:"after_hook,omitempty"`
 	// Run is the run (drain, rebalance) that this belongs to, if any.
 	Run string `json:"run,omitempty"`
 	// Notes are remarks on an outcome that is not what was asked, such as "cancelled too late".
@@ -74,6 +77,13 @@ type Policy struct {
 	PostCopy      bool    `json:"post_copy,omitempty"`
 	Encrypt       bool    `json:"encrypt"`
 	Priority      int     `json:"priority,omitempty"`
+	// BeforeHook and AfterHook name commands that the agents' settings allow: the one runs on the source
+	// before the migration, the other where the guest is after it. Each may take HookSeconds; a migration
+	// whose first one fails is not begun if HookRequired.
+	BeforeHook   string  `json:"before_hook,omitempty"`
+	AfterHook    string  `json:"after_hook,omitempty"`
+	HookSeconds  float64 `json:"hook_seconds,omitempty"`
+	HookRequired bool    `json:"hook_required,omitempty"`
 	// Tuning names a fixed policy of another manager (tune.FixedNames) instead of drover's own
 	// controller: for comparisons, which keep no promise.
 	Tuning string `json:"tuning,omitempty"`

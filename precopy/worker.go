@@ -17,7 +17,7 @@ import (
 // one of libvirtd's 20 workers, and an abort needs one too.
 const MaxOutgoing = 8
 
-// Config is what a Worker is made of. Everything but Shares, Throttle, Observe and Events is needed.
+// Config is what a Worker is made of. Everything but Shares, Hooks, Throttle, Observe and Events is needed.
 type Config struct {
 	Host     string // this host's name
 	Instance string // this run of the agent
@@ -29,6 +29,8 @@ type Config struct {
 	Events <-chan hypervisor.Event
 	// Shares follows the shares of all migrations until its context ends; nil where nobody divides links.
 	Shares func(context.Context) <-chan ShareUpdate
+	// Hooks runs the hooks of VMs; nil allows none.
+	Hooks HookRunner
 	// Throttle slows guests; nil where they can't be.
 	Throttle Throttler
 	// Observe is told of each migration that ended here, for metrics and a fresh report.
@@ -133,6 +135,9 @@ func (w *Worker) arrives(rec Stored) {
 // take looks at one record as the store has it now.
 func (w *Worker) take(ctx context.Context, rec Stored) {
 	w.arrives(rec)
+	if w.afterHere(rec.Migration) {
+		w.wg.Go(func() { w.after(ctx, rec) })
+	}
 	switch {
 	case rec.Source == w.Host:
 		w.takeOutgoing(ctx, rec)

@@ -16,6 +16,7 @@ import (
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/rolling"
 )
 
 const (
@@ -67,6 +68,8 @@ type Memory struct {
 	// Profiles are what earlier migrations have shown of the VMs of runs under way, as far as they were read;
 	// nil where none are.
 	Profiles map[hypervisor.DomainID]forecast.Profile
+	// Hooks are the attempts of hooks that this leader has begun: what became of each, or nil.
+	Hooks map[string]*precopy.HookResult
 	// Learned are the IDs of the finished migrations that were learned from.
 	Learned map[string]bool
 }
@@ -83,7 +86,7 @@ type Inputs struct {
 }
 
 // Decision is one thing to do: write a record, ask two hosts, bind a host's name, learn from finished
-// migrations, divide links anew, or carry a run on. Exactly one of its fields is set.
+// migrations, divide links anew, carry a run on, or run a hook. Exactly one of its fields is set.
 type Decision struct {
 	Write  *Write
 	Ask    *Ask
@@ -97,6 +100,8 @@ type Decision struct {
 	Fetch []hypervisor.DomainID
 	// ShutDown asks a guest to shut down.
 	ShutDown *drain.ShutDown
+	Start  *fleet.Run
+	Hook   *rolling.HookOrder
 }
 
 // Write changes a migration's record.
@@ -389,7 +394,7 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promis
 	dst := p.Fleet.Hosts[target]
 	o := precopy.Order{
 		PeerURI: dst.Facts.PeerURI, Bandwidth: p.budget.Bandwidth(m.Source, target), Need: v.Need, Share: v.Share, Memory: r.Domain.Facts.Memory,
-		IssuedAt: p.Now, NotAfter: p.Now.Add(orderLife), ClockOffset: p.Memory.Clocks[m.Source],
+		IssuedAt: p.Now, NotAfter: p.Now.Add(orderLife + promise.BeforeTime()), ClockOffset: p.Memory.Clocks[m.Source],
 		Leader: p.Leader, Fence: p.Fence,
 	}
 	if a := dst.Facts.MigrationAddress; a != "" {

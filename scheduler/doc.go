@@ -11,9 +11,10 @@
 // The rooms: decide.go (one pass: admission and orders), lapse.go (agents that are away), clocks.go (what
 // reports say of hosts' clocks), place.go (which host, when none was named), preflight.go (what
 // only the two hosts can say), forecast.go (what to expect of a move), share.go (who gets what of the
-// links), learn.go (what finished ones have shown), retire.go (which of them go to the history), loop.go
-// (effects), automatic.go (moves that nobody asked for: scheduler/auto decides, after each pass, from what
-// the leader remembers of VMs' load). scheduler/fleet is the snapshot,
+// links), learn.go (what finished ones have shown), retire.go (which of them go to the history), runs.go and
+// hooks.go (drains, maintenance and its hooks), loop.go (effects), automatic.go (moves that nobody asked for:
+// scheduler/auto decides, after each pass, from what the leader remembers of VMs' load). scheduler/fleet is
+// the snapshot,
 // scheduler/policy what people want of migrations, scheduler/feasible the hard filters, scheduler/order in
 // which order moves go.
 package scheduler

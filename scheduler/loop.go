@@ -41,7 +41,7 @@ type Orders interface {
 	Prune(ctx context.Context) error
 }
 
-// Config is what a Loop is made of; all but Limits, Placer and Plans is needed. Without Plans nothing moves by itself.
+// Config is what a Loop is made of; all but Limits, Hooks, Placer and Plans is needed. Without Plans nothing moves by itself.
 type Config struct {
 	Identity string
 	Fence    int64
@@ -52,9 +52,11 @@ type Config struct {
 	Profiles Profiles
 	Asker    Asker
 	Placer   Placer
-	Limits   Limits
-	Log      *slog.Logger
-	Metrics  *Metrics
+	// Hooks runs the hooks of this control host; nil allows none.
+	Hooks   HookRunner
+	Limits  Limits
+	Log     *slog.Logger
+	Metrics *Metrics
 }
 
 const (
@@ -94,7 +96,7 @@ func NewLoop(c Config) *Loop {
 	}
 	return &Loop{
 		Config: c, kick: make(chan struct{}, 1),
-		memory: Memory{Preflights: map[Key]Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}},
+		memory: Memory{Preflights: map[Key]Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}, Hooks: map[string]*precopy.HookResult{}},
 		clocks: clocks{}, fetching: map[hypervisor.DomainID]bool{},
 	}
 }
@@ -192,6 +194,12 @@ func (l *Loop) pass(ctx context.Context, asks *sync.WaitGroup) error {
 					l.Log.Warn("a guest was not asked to shut down, it will be tried again", "domain", d.ShutDown.VM, "host", d.ShutDown.Host, "err", err)
 				}
 			})
+		case d.Hook != nil:
+			l.hook(ctx, asks, *d.Hook)
+		case d.Start != nil:
+			g.Go(func() error {
+				return l.tolerate(ctx, "run not begun, it will be tried again", l.Runs.Start(wctx, *d.Start))
+			})
 		case d.Create != nil:
 			g.Go(func() error {
 				return l.tolerate(ctx, "migration not asked for, it will be tried again", l.Runs.Create(wctx, *d.Create))
@@ -229,6 +237,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 			delete(l.memory.Preflights, k)
 		}
 	}
+	l.forgetHooks(snap)
 	maps.DeleteFunc(l.memory.Learned, func(id string, _ bool) bool { _, there := snap.Migrations[id]; return !there })
 	if len(snap.UnfinishedRuns()) == 0 {
 		clear(l.memory.Profiles)
@@ -247,7 +256,7 @@ func (l *Loop) remember(snap *fleet.Snapshot) Memory {
 	}
 	out := Memory{
 		Preflights: make(map[Key]Result, len(l.memory.Preflights)), AwaySince: l.memory.AwaySince, DownSince: l.memory.DownSince,
-		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned), Profiles: maps.Clone(l.memory.Profiles),
+		Clocks: l.clocks.offsets(), Learned: maps.Clone(l.memory.Learned), Profiles: maps.Clone(l.memory.Profiles), Hooks: maps.Clone(l.memory.Hooks),
 		Traffic: &l.traffic, Streams: &l.streams,
 	}
 	for k, v := range l.memory.Preflights {

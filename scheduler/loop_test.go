@@ -38,6 +38,7 @@ func TestRememberAbsences(t *testing.T) {
 			Clocks:     map[string]time.Duration{},
 			Learned:    map[string]bool{},
 			Profiles:   map[hypervisor.DomainID]forecast.Profile{},
+			Hooks:      map[string]*precopy.HookResult{},
 		}
 		got.Traffic, got.Streams = nil, nil // the loop's own
 		if diff := cmp.Diff(want, got); diff != "" {

@@ -14,6 +14,7 @@ import (
 	"drover/scheduler/auto"
 	"drover/scheduler/drain"
 	"drover/scheduler/fleet"
+	"drover/scheduler/rolling"
 )
 
 // Runs is what a leader writes for runs. Writes are fenced as those of [Orders], and give the same errors;
@@ -26,6 +27,8 @@ type Runs interface {
 	Create(ctx context.Context, m precopy.Migration) error
 	// ShutDown asks a host's agent to ask a guest to shut down, and says so in the audit. It waits for the answer.
 	ShutDown(ctx context.Context, s drain.ShutDown) error
+	// Start makes a run's record, unless it is there.
+	Start(ctx context.Context, r fleet.Run) error
 	Remove(ctx context.Context, r fleet.StoredRun) error
 }
 
@@ -41,7 +44,11 @@ const runLife = 30 * 24 * time.Hour
 // runs takes every run one step on, but for automatic ones, which have their own pass.
 func (p *pass) runs() {
 	for _, r := range p.Fleet.UnfinishedRuns() {
-		if auto.Owns(r.Run) {
+		switch {
+		case auto.Owns(r.Run):
+			continue
+		case r.Kind == fleet.RunMaintenance:
+			p.roll(r)
 			continue
 		}
 		if ids := p.unread(r.Run); len(ids) > 0 {
@@ -136,6 +143,20 @@ func (l *Loop) fetch(ctx context.Context, asks *sync.WaitGroup, ids []hypervisor
 		_ = g.Wait()
 		l.again()
 	})
+}
+
+// roll takes a maintenance run one step on.
+func (p *pass) roll(r fleet.StoredRun) {
+	next, requests := rolling.Step(rolling.Input{
+		Run: r, Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
+		Foresee: Foresee(p.Fleet, nil, p.Now), Hooks: p.Memory.Hooks,
+	})
+	if !drain.Same(r.Run, next) {
+		p.decisions = append(p.decisions, Decision{Run: &RunWrite{Old: r, New: next}})
+	}
+	for _, q := range requests {
+		p.decisions = append(p.decisions, Decision{Start: q.Start, Cordon: q.Cordon, Hook: q.Hook})
+	}
 }
 
 // outgoing is how many streams may leave the migration's host for it to start, too.

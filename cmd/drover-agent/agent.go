@@ -14,6 +14,7 @@ import (
 
 	"drover/cmd/internal/conf"
 	"drover/cmd/internal/footprint"
+	"drover/cmd/internal/hooks"
 	"drover/cmd/internal/serve"
 	"drover/cmd/internal/version"
 	"drover/hypervisor"
@@ -55,6 +56,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 	a := &agent{
 		conf: s, log: log, host: host, store: st,
 		instance: uuid.NewString(), metrics: newMetrics(registry, host), disks: newDisks(s.Name, host, st),
+		hooks: hooks.Open(s.HooksDir),
 	}
 	a.reporter = hypervisor.NewReporter(hypervisor.ReporterConfig{Sampler: host, Sink: a, Log: log})
 	throttler, unthrottle := newThrottler(s, log)
@@ -67,6 +69,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
 		Shares: func(ctx context.Context) <-chan precopy.ShareUpdate { return a.shares(ctx) },
 		Log:    log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
+		Hooks: vmHooks{a.hooks, s.LibvirtURI},
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return footprint.Keep(ctx, kvm.TrimMemory) })
@@ -99,6 +102,7 @@ type agent struct {
 	worker   *precopy.Worker
 	metrics  *metrics
 	disks    *disks
+	hooks    *hooks.Dir
 	sessions sessionHolder
 }
 

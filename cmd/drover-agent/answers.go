@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"drover/cmd/internal/hooks"
 	"drover/precopy"
 )
 
@@ -15,23 +16,41 @@ const (
 	diskTime = 28 * time.Second
 )
 
+// hookTime is what the answer about a hook may take besides the hook.
+const hookTime = 10 * time.Second
+
 // timeFor is how long the answer may take.
-func timeFor(k precopy.QuestionKind) time.Duration {
-	if k == precopy.AskCreateDisks || k == precopy.AskDiscardDisks {
+func timeFor(q precopy.Question) time.Duration {
+	switch {
+	case q.Kind == precopy.AskCreateDisks || q.Kind == precopy.AskDiscardDisks:
 		return diskTime
+	case q.Kind == precopy.AskHook && q.Hook != nil:
+		return q.Hook.Timeout + q.Hook.Grace + hookTime
 	}
 	return answerTime
 }
 
 // answer finds out what was asked. It is called concurrently.
 func (a *agent) answer(ctx context.Context, q precopy.Question) precopy.Answer {
-	ctx, cancel := context.WithTimeout(ctx, timeFor(q.Kind))
+	ctx, cancel := context.WithTimeout(ctx, timeFor(q))
 	defer cancel()
 	out := precopy.Answer{Schema: precopy.Schema, Nonce: q.Nonce, Host: a.conf.Name, SampledAt: time.Now(), Libvirt: a.host.LibvirtVersion()}
 	if err := a.find(ctx, q, &out); err != nil {
 		out.Error = err.Error()
 	}
 	return out
+}
+
+// vmHooks runs the hooks of VMs, which may want to ask libvirt, or the guest through it.
+type vmHooks struct {
+	*hooks.Dir
+	uri string
+}
+
+// Run implements precopy.HookRunner.
+func (h vmHooks) Run(ctx context.Context, c precopy.HookCall) precopy.HookResult {
+	c.Env["DROVER_LIBVIRT_URI"] = h.uri
+	return h.Dir.Run(ctx, c)
 }
 
 func (a *agent) find(ctx context.Context, q precopy.Question, out *precopy.Answer) error {
@@ -57,6 +76,15 @@ func (a *agent) find(ctx context.Context, q precopy.Question, out *precopy.Answe
 		return a.disks.discard(ctx, q)
 	case precopy.AskShutDown:
 		return a.host.ShutDown(ctx, q.Domain)
+	case precopy.AskHook:
+		if q.Hook == nil {
+			return errors.New("the question names no hook")
+		}
+		a.log.Info("hook begins", "hook", q.Hook.Name, "attempt", q.Hook.Attempt)
+		r := a.hooks.Run(ctx, *q.Hook)
+		a.log.Info("hook ended", "hook", q.Hook.Name, "exit", r.Exit, "err", r.Error)
+		out.Hook = &r
+		return nil
 	case precopy.AskPeerCheck:
 		out.PeerReport = a.peerReport(ctx, q.Peers)
 		return nil

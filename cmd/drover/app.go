@@ -31,7 +31,7 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		HideVersion:          true, // "drover version" says more
 		Flags:                globalFlags(),
 		Commands: []*cli.Command{
-			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(), runCommand(),
+			hostCommand(), vmCommand(), migrateCommand(), migrationCommand(), runCommand(), maintenanceCommand(),
 			linkCommand(), topCommand(), policyCommand(), historyCommand(), eventsCommand(), snapshotCommand(), planCommand(),
 			rebalanceCommand(), pauseCommand(), resumeCommand(),
 			schedulerCommand(), storeCommand(), pkiCommand(),

@@ -124,7 +124,10 @@ func (s *session) newRun(kind fleet.RunKind) (fleet.Run, error) {
 	if err != nil {
 		return fleet.Run{}, fmt.Errorf("new run: %w", err)
 	}
-	hosts := s.cli.Args().Slice()
+	var hosts []string
+	if kind != fleet.RunMaintenance {
+		hosts = s.cli.Args().Slice()
+	}
 	slices.Sort(hosts)
 	run := fleet.Run{
 		Schema: 1, ID: id.String(), Kind: kind, Phase: fleet.RunRequested, Hosts: slices.Compact(hosts), RequestedBy: s.actor,
@@ -276,7 +279,11 @@ func (s *session) begun(ctx context.Context, row store.Row[fleet.Run]) error {
 	}
 	r := row.Value
 	if r.Phase == fleet.RunRefused {
-		if err := s.showPreview(r); err != nil {
+		show := s.showPreview
+		if r.Roll != nil {
+			show = s.showCalendar
+		}
+		if err := show(r); err != nil {
 			return err
 		}
 		return cli.Exit(r.Reason, cliargs.ExitFailed)
@@ -286,6 +293,11 @@ func (s *session) begun(ctx context.Context, row store.Row[fleet.Run]) error {
 	}
 	if s.format != out.AsTable {
 		return s.answer(r, nil)
+	}
+	if r.Roll != nil {
+		s.note("maintenance of %s has begun; follow it: drover run watch %s", plural(len(r.Hosts), "host"), r.ID)
+		_, err = fmt.Fprintln(s.cli.App.Writer, r.ID)
+		return err
 	}
 	s.note("%s of %s has begun: %s to move; follow it: drover run watch %s", r.Kind, runHosts(r), plural(len(r.Moves), "VM"), r.ID)
 	_, err = fmt.Fprintln(s.cli.App.Writer, r.ID)

@@ -159,6 +159,12 @@ func (a *fakeAgent) answer(_ context.Context, q precopy.Question) precopy.Answer
 		}
 	case precopy.AskShutDown:
 		a.fleet.off(a.name, q.Domain)
+	case precopy.AskHook:
+		// Any hook called "…-ok" is there, and does nothing.
+		out.Hook = &precopy.HookResult{Seconds: 0.1}
+		if !strings.HasSuffix(q.Hook.Name, "-ok") {
+			out.Hook = &precopy.HookResult{Exit: -1, Error: "not an allowed hook: there is no " + q.Hook.Name}
+		}
 	case precopy.AskPeerCheck:
 		out.PeerReport = a.peerReport(q.Peers)
 	case precopy.AskCheckTarget:

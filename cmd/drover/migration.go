@@ -320,6 +320,14 @@ func migrationTable(m precopy.Migration) out.Table {
 	for _, a := range m.Attempts {
 		t.Add(fmt.Sprintf("Attempt %d:", a.Number), joinNotes(stream(a.Strategy, m.Policy.Encrypt), "since "+stamp(a.Started), a.Result))
 	}
+	for _, h := range []struct {
+		when, name string
+		result     *precopy.HookResult
+	}{{"before", m.Policy.BeforeHook, m.BeforeHook}, {"after", m.Policy.AfterHook, m.AfterHook}} {
+		if h.result != nil {
+			t.Add("Hook "+h.when+":", hookText(fleet.HookRun{Name: h.name, Result: h.result}))
+		}
+	}
 	for _, n := range m.Notes {
 		t.Add("Note:", n)
 	}

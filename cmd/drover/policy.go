@@ -37,7 +37,9 @@ for 150 ms, up to 900 ms when there is no other way, may be slowed by 30 %, and 
 Fields of a class: max_pause, max_pause_ceiling, max_slowdown, budget (how long a migration may take; 0
 reckons it from size and link), post_copy (never, allowed), encrypt, priority (higher requests are
 ordered first), cooldown (rest before the next automatic move), automatic (false: moves only when
-somebody asks), pinned. Of automation: level, mark (of a host's CPU, above which its VMs begin to wait),
+somebody asks), pinned, before_hook and after_hook (commands in hooks-dir of the agents: on the source
+before a migration, and where the VM is after it), hook_timeout (of each), hook_failure (go-on or
+refuse: what becomes of a migration whose first hook fails). Of automation: level, mark (of a host's CPU, above which its VMs begin to wait),
 hold (for how long before that counts), horizon, min_gain (core-minutes in it that a move must avoid),
 slot (over which load is averaged), plan_expiry, max_moves, at_once, windows, blackouts; drover policy
 show says what each is. What a VM has by itself (drover vm set) counts above the rules; flags of drover

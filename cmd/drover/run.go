@@ -112,6 +112,13 @@ func count(r fleet.Run) counts {
 }
 
 func runPhase(r fleet.Run) string {
+	if r.Roll != nil {
+		return fmt.Sprintf("%s %d/%d", phaseMark(r), rolledCount(r), len(r.Hosts))
+	}
+	return phaseMark(r)
+}
+
+func phaseMark(r fleet.Run) string {
 	if r.Cancel != nil && !r.Phase.Final() {
 		return string(r.Phase) + "*" // cancel requested
 	}
@@ -153,7 +160,7 @@ func findRun(ctx context.Context, s *session, word string) (store.Row[fleet.Run]
 			return r, nil
 		case isPart(r.ID, word):
 			byID = append(byID, r)
-		case slices.Contains(r.Value.Hosts, word) && (byHost == nil || byHost.Value.Phase.Final() || !r.Value.Phase.Final()):
+		case slices.Contains(r.Value.Hosts, word) && r.Value.Parent == "" && (byHost == nil || byHost.Value.Phase.Final() || !r.Value.Phase.Final()):
 			byHost = &r
 		}
 	}
@@ -210,6 +217,11 @@ func runTable(r fleet.Run) out.Table {
 			what = "Shut down:"
 		}
 		t.Add(what, b.VM+" on "+b.Host+": "+blockedText(b))
+	}
+	if r.Roll != nil {
+		for _, text := range rolledTexts(r) {
+			t.Add("Host:", text)
+		}
 	}
 	for _, m := range r.Moves {
 		text := fmt.Sprintf("%s from %s to %s: %s", m.VM, m.From, orDash(m.To), m.State)
@@ -273,7 +285,7 @@ func (s *session) followRun(ctx context.Context, row store.Row[fleet.Run]) error
 	said, late, away := "", false, false
 	for {
 		r := row.Value
-		if text := runText(r); text != said && !r.Phase.Final() {
+		if text := runText(r); text != said && !r.Phase.Final() && r.Phase != fleet.RunStopped {
 			said = text
 			s.note("%s", out.Clean(text))
 		}
@@ -281,7 +293,7 @@ func (s *session) followRun(ctx context.Context, row store.Row[fleet.Run]) error
 			late = now
 			s.showOptions(r)
 		}
-		if r.Phase.Final() {
+		if r.Phase.Final() || r.Phase == fleet.RunStopped {
 			return s.endedRun(r)
 		}
 		select {
@@ -313,6 +325,9 @@ func runHosts(r fleet.Run) string {
 
 // runText is the one line about a run under way.
 func runText(r fleet.Run) string {
+	if r.Roll != nil {
+		return rollText(r)
+	}
 	c := count(r)
 	text := fmt.Sprintf("%s of %s: %d of %d moved", r.Kind, runHosts(r), c.moved, c.moved+c.left+c.stay+c.off)
 	var under []string
@@ -359,6 +374,9 @@ func (s *session) endedRun(r fleet.Run) error {
 		if err := s.answer(r, nil); err != nil {
 			return err
 		}
+	}
+	if r.Roll != nil {
+		return s.endedRoll(r)
 	}
 	c, hosts := count(r), runHosts(r)
 	switch r.Phase {

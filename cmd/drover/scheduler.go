@@ -15,6 +15,7 @@ import (
 	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/conf"
 	"drover/cmd/internal/footprint"
+	"drover/cmd/internal/hooks"
 	"drover/cmd/internal/logs"
 	"drover/cmd/internal/serve"
 	"drover/scheduler"
@@ -107,7 +108,7 @@ func schedule(ctx context.Context, settings *conf.Scheduler, log *slog.Logger) (
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	t := &terms{
 		store: store.New(client), identity: settings.Identity, log: log,
-		metrics: scheduler.NewMetrics(registry),
+		metrics: scheduler.NewMetrics(registry), hooks: hooks.Open(settings.HooksDir),
 	}
 	log.Info("scheduler started", "version", version(), "identity", settings.Identity, "endpoints", endpoints)
 	g.Go(func() error { return t.run(ctx) })

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"drover/cmd/internal/hooks"
 	"drover/cmd/internal/serve"
 	"drover/hypervisor"
 	"drover/precopy"
@@ -34,6 +35,7 @@ type terms struct {
 	identity string
 	log      *slog.Logger
 	metrics  *scheduler.Metrics
+	hooks    *hooks.Dir // of this control host; they outlive a term
 
 	mu    sync.Mutex
 	since time.Time // of the present term; zero while another leads
@@ -93,7 +95,7 @@ func (t *terms) term(ctx context.Context) error {
 	}()
 	err = scheduler.NewLoop(scheduler.Config{
 		Identity: t.identity, Fence: fence.Create, State: settled{view}, Orders: orders{t.store, fence},
-		Runs: runs{t.store, fence}, Plans: plans{t.store, fence}, Profiles: profiles{t.store, fence}, Asker: t.store, Log: t.log, Metrics: t.metrics,
+		Runs: runs{t.store, fence}, Plans: plans{t.store, fence}, Profiles: profiles{t.store, fence}, Asker: t.store, Hooks: t.hooks, Log: t.log, Metrics: t.metrics,
 	}).Run(ctx)
 	select {
 	case <-leadership.Done():
@@ -233,7 +235,7 @@ type runs struct {
 // Update implements scheduler.Runs.
 func (r runs) Update(ctx context.Context, w scheduler.RunWrite) error {
 	_, err := r.store.Runs().Replace(ctx, &r.fence, w.Old.ID, w.Old.Revision, w.New)
-	if err == nil && w.New.Phase.Final() {
+	if err == nil && (w.New.Phase.Final() || w.New.Phase == fleet.RunStopped && w.Old.Phase != fleet.RunStopped) {
 		err = r.store.Record(ctx, store.Event{
 			Actor: "leader", Kind: "run-" + string(w.New.Phase), Subject: w.New.ID, Text: joinNotes(string(w.New.Kind)+" "+strings.Join(w.New.Hosts, " "), w.New.Reason),
 		})
@@ -283,6 +285,12 @@ func (r runs) ShutDown(ctx context.Context, s drain.ShutDown) error {
 		return fmt.Errorf("shut down %s: %w", s.VM, err)
 	}
 	return nil
+}
+
+// Start implements scheduler.Runs.
+func (r runs) Start(ctx context.Context, run fleet.Run) error {
+	_, err := r.store.Runs().Replace(ctx, &r.fence, run.ID, 0, run)
+	return err
 }
 
 // Remove implements scheduler.Runs.

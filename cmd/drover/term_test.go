@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"drover/cmd/internal/hooks"
 	"drover/precopy"
 	"drover/scheduler"
 	"drover/store"
@@ -20,7 +21,7 @@ import (
 func newTerms(s *store.Store, identity string) *terms {
 	return &terms{
 		store: s, identity: identity, log: slog.New(slog.DiscardHandler),
-		metrics: scheduler.NewMetrics(prometheus.NewRegistry()),
+		metrics: scheduler.NewMetrics(prometheus.NewRegistry()), hooks: hooks.Open(""),
 	}
 }
 

@@ -171,6 +171,21 @@ func TestAt(t *testing.T) {
 	}
 }
 
+// Every day's name is one that a window may have.
+func TestDaysOfTheWeek(t *testing.T) {
+	for i, day := range []string{"SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "sun-thu", "THU#2"} {
+		c, err := New(Spec{Windows: []Window{{Name: "w", Cron: "0 1 * * " + day, Duration: "1h"}}})
+		if err != nil {
+			t.Errorf("%s: %v", day, err)
+			continue
+		}
+		o, ok := c.Next(time.Date(2026, 3, 7, 12, 0, 0, 0, time.UTC)) // a Saturday
+		if want := time.Weekday(i); !ok || i < 7 && o.Start.Weekday() != want || i == 8 && o.Start.Day() != 12 {
+			t.Errorf("%s: %v %v", day, o.Start, o.Start.Weekday())
+		}
+	}
+}
+
 func TestWithoutWindows(t *testing.T) {
 	now := at(t, "2026-05-01T00:00:00Z")
 	if v := made(t, Spec{}).At(now); !v.Allowed || !v.Until.IsZero() {

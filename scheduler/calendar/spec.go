@@ -144,7 +144,8 @@ func parseCron(s string) (series, error) {
 	case restricts(fields[2]) && restricts(fields[4]):
 		return nil, fmt.Errorf("it says both a day of month and a day of week: say SUN#1 for the first Sunday, or make two windows")
 	}
-	parsed, err := parser.Parse(s)
+	fields[4] = thursday.ReplaceAllString(fields[4], "4") // the parser takes its H for something else
+	parsed, err := parser.Parse(strings.Join(fields, " "))
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +162,8 @@ func parseCron(s string) (series, error) {
 
 // epoch is a time from which every day that exists is less than searchYears away.
 var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+var thursday = regexp.MustCompile(`(?i)\bthu`)
 
 func restricts(field string) bool { return field != "*" && field != "?" }
 

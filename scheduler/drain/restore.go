@@ -23,6 +23,9 @@ func (s *step) mayOpen() string {
 		if other := s.Fleet.DrainOf(name); other != nil {
 			return fmt.Sprintf("%s is being drained, by run %s (drover run cancel %s)", name, other.ID, other.ID)
 		}
+		if other := s.Fleet.RollOf(name); other != nil && other.ID != s.r.Parent {
+			return fmt.Sprintf("%s is out of service for maintenance %s (drover run cancel %s)", name, other.ID, other.ID)
+		}
 	}
 	return ""
 }

@@ -89,6 +89,7 @@ func Step(in Input) (fleet.Run, []Request) {
 		s.r.Moves = []fleet.RunMove{}
 	}
 	s.where = locate(in.Fleet, s.concerned())
+	s.obey()
 	switch {
 	case s.r.Phase == fleet.RunRequested && s.r.Cancel != nil:
 		s.end(fleet.RunCancelled, "cancelled by "+s.r.Cancel.By+" before it began")
@@ -99,6 +100,21 @@ func Step(in Input) (fleet.Run, []Request) {
 	}
 	s.look()
 	return s.r, s.requests
+}
+
+// obey has a run cancelled whose maintenance is, or is over.
+func (s *step) obey() {
+	parent, there := s.Fleet.Runs[s.r.Parent]
+	if s.r.Parent == "" || !there || s.r.Cancel != nil {
+		return
+	}
+	switch {
+	case parent.Cancel != nil:
+		c := *parent.Cancel
+		s.r.Cancel = &c
+	case parent.Phase.Final():
+		s.r.Cancel = &fleet.RunCancel{By: parent.RequestedBy, At: s.Now, Reason: "its maintenance is over"}
+	}
 }
 
 // concerned are the hosts that a run has to look at in every step; a plan looks at all.

@@ -56,7 +56,7 @@ const (
 // Hook names a command; what it is stands in the settings of where it runs, and nowhere else.
 type Hook struct {
 	Name string    `json:"name"`
-	On   HookPlace `json:"on"`
+	On   HookPlace `json:"runs_on"`
 	// Timeout is how long it may take: then it is sent TERM, and after Grace KILL.
 	Timeout policy.Duration `json:"timeout"`
 	Grace   policy.Duration `json:"grace,omitempty"`

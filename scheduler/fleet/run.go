@@ -239,6 +239,16 @@ func (s *Snapshot) Closing(host string) *StoredRun {
 	return first
 }
 
+// RollOf returns the unfinished maintenance that has the host out of service, nil if none has.
+func (s *Snapshot) RollOf(host string) *StoredRun {
+	for _, r := range s.Runs {
+		if r.Roll != nil && !r.Phase.Final() && slices.ContainsFunc(r.Roll.Rolled, func(h RolledHost) bool { return h.Host == host && h.State.Active() }) {
+			return &r
+		}
+	}
+	return nil
+}
+
 // DrainOf returns the running run that empties the host, nil if none does: also before its cordon is set.
 func (s *Snapshot) DrainOf(host string) *StoredRun {
 	var first *StoredRun

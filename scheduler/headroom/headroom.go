@@ -102,8 +102,8 @@ func look(p Picture) *check {
 		index[name] = len(c.names)
 		c.names = append(c.names, name)
 		c.open = append(c.open, len(h.Record.Cordons) == 0 && p.Fleet.DrainOf(name) == nil && !slices.Contains(p.Closed, name))
-		cap := h.Capacity()
-		c.free = append(c.free, cap.Memory-max(cap.Reserved, 0))
+		capacity := h.Capacity()
+		c.free = append(c.free, capacity.Memory-max(capacity.Reserved, 0))
 	}
 	c.on = make([][]vm, len(c.names))
 	to := maps.Clone(p.To)

@@ -66,7 +66,9 @@
 //
 // The other fields of a class are post_copy (never, allowed), encrypt (true, false), automatic (true, false:
 // whether the VM may be moved when nobody asked for it) and cooldown (30m: the rest that it gets after a move
-// before such a one). Times have a unit,
+// before such a one). before_hook and after_hook name commands that the agents' settings allow (hooks-dir): the
+// one runs on the source before a migration, the other where the VM is after it. Each may take hook_timeout;
+// with hook_failure: refuse (else go-on) a migration whose first hook fails is not begun. Times have a unit,
 // shares a per cent sign. Every condition of a match must hold; name and host are patterns with *, ? and
 // [a-z]; labels must be equal. A match on the host changes as the VM moves.
 //

@@ -47,6 +47,14 @@ type Class struct {
 	Priority *int `json:"priority,omitempty"`
 	// Cooldown is the rest after a move before the next one that nobody asked for.
 	Cooldown *Duration `json:"cooldown,omitempty"`
+	// BeforeHook and AfterHook name commands in hooks-dir of the agents: the one is run on the source before
+	// a migration, the other where the VM is after it. [NoHook] is none.
+	BeforeHook *string `json:"before_hook,omitempty"`
+	AfterHook  *string `json:"after_hook,omitempty"`
+	// HookTimeout is how long each of them may take.
+	HookTimeout *Duration `json:"hook_timeout,omitempty"`
+	// HookFailure says what becomes of a migration whose hook before it fails.
+	HookFailure *HookFailure `json:"hook_failure,omitempty"`
 	// Pinned VMs do not move.
 	Pinned *bool `json:"pinned,omitempty"`
 	// Automatic VMs may be moved when nobody asked for it; others by people and drains only.
@@ -69,6 +77,10 @@ func Builtin() Class {
 		Encrypt:         &p.Encrypt,
 		Priority:        &p.Priority,
 		Cooldown:        new(Duration(30 * time.Minute)),
+		BeforeHook:      new(NoHook),
+		AfterHook:       new(NoHook),
+		HookTimeout:     new(Duration(p.HookTime())),
+		HookFailure:     new(HookGoOn),
 		Pinned:          new(bool),
 		Automatic:       new(true),
 	}

@@ -72,7 +72,7 @@ func TestParseFaults(t *testing.T) {
 		{"no object", "- a\n", []string{"want keys with values, one on a line"}},
 		{"unknown keys at every depth", "clases: {}\nclasses: {gold: {max_puase: 1s}}\n", []string{
 			"clases: unknown key: there are automation, classes, default, groups, network, revision, rules, schema",
-			"classes.gold.max_puase: unknown key: there are automatic, budget, cooldown, encrypt, max_pause, max_pause_ceiling, max_slowdown, pinned, post_copy, priority",
+			"classes.gold.max_puase: unknown key: there are after_hook, automatic, before_hook, budget, cooldown, encrypt, hook_failure, hook_timeout, max_pause, max_pause_ceiling, max_slowdown, pinned, post_copy, priority",
 		}},
 		{"keys that stand twice", "classes:\n  a: {}\n  a: {}\nrules: []\nrules: []\n", []string{
 			`line 3: key "a" already set in map`, `line 5: key "rules" already set in map`,
@@ -180,6 +180,11 @@ func drawClass(t *rapid.T, name string) Class {
 	}
 	if in() {
 		c.PostCopy = new(rapid.SampledFrom([]PostCopy{PostCopyNever, PostCopyAllowed}).Draw(t, name+" post-copy"))
+	}
+	if in() {
+		c.BeforeHook, c.AfterHook = new(rapid.SampledFrom([]string{NoHook, "lb-out"}).Draw(t, name+" before")), new("lb-in")
+		c.HookTimeout = new(Duration(rapid.Int64Range(1e9, 600e9).Draw(t, name+" hook time")))
+		c.HookFailure = new(rapid.SampledFrom([]HookFailure{HookGoOn, HookRefuse}).Draw(t, name+" hook failure"))
 	}
 	if in() {
 		c.Encrypt, c.Pinned = new(rapid.Bool().Draw(t, name+" encrypt")), new(rapid.Bool().Draw(t, name+" pinned"))

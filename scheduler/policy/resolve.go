@@ -139,6 +139,15 @@ func (d *Document) decide(class, source string, layers ...layer) (Decision, erro
 		Encrypt:           *whole.Encrypt,
 		Priority:          *whole.Priority,
 	}
+	if *whole.BeforeHook != NoHook {
+		out.Policy.BeforeHook, out.Policy.HookRequired = *whole.BeforeHook, *whole.HookFailure == HookRefuse
+	}
+	if *whole.AfterHook != NoHook {
+		out.Policy.AfterHook = *whole.AfterHook
+	}
+	if out.Policy.BeforeHook != "" || out.Policy.AfterHook != "" {
+		out.Policy.HookSeconds = time.Duration(*whole.HookTimeout).Seconds()
+	}
 	return out, nil
 }
 

@@ -101,6 +101,18 @@ const (
 	PostCopyAllowed PostCopy = "allowed"
 )
 
+// NoHook stands for no hook where one is named.
+const NoHook = "none"
+
+// HookFailure is what becomes of a migration whose hook before it fails.
+type HookFailure string
+
+// The values of HookFailure.
+const (
+	HookGoOn   HookFailure = "go-on"  // it is noted, and the migration begins
+	HookRefuse HookFailure = "refuse" // the migration fails before it begins
+)
+
 // Kind is what a group is about.
 type Kind string
 

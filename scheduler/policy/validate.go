@@ -18,6 +18,8 @@ const (
 	maxSlowdown Percent = 95
 	// leastBudget is what the shortest migration takes.
 	leastBudget = Duration(time.Second)
+	// maxHook bounds how long a migration may wait for a hook.
+	maxHook = Duration(10 * time.Minute)
 	// maxPriority bounds priorities on both sides of zero.
 	maxPriority = 1000
 	// maxLabel is the longest label's key and value, in bytes.
@@ -103,6 +105,20 @@ func (f *Faults) class(at string, own, whole Class) {
 	}
 	if v := own.Priority; v != nil && (*v < -maxPriority || *v > maxPriority) {
 		f.add(join(at, "priority"), "%d: want -%d to %d", *v, maxPriority, maxPriority)
+	}
+	for _, h := range []struct {
+		field string
+		value *string
+	}{{"before_hook", own.BeforeHook}, {"after_hook", own.AfterHook}} {
+		if v := h.value; v != nil && !className.MatchString(*v) {
+			f.add(join(at, h.field), "%q: want a name of lower-case letters, digits, dots and dashes, at most 63", *v)
+		}
+	}
+	if v := own.HookTimeout; v != nil && (*v < Duration(time.Second) || *v > maxHook) {
+		f.add(join(at, "hook_timeout"), "%s: want 1s to %s", v, maxHook)
+	}
+	if v := own.HookFailure; v != nil && *v != HookGoOn && *v != HookRefuse {
+		f.add(join(at, "hook_failure"), "%q: want go-on or refuse", *v)
 	}
 	if v := own.Cooldown; v != nil && *v < 0 {
 		f.add(join(at, "cooldown"), "%s: want 0 or more", v)

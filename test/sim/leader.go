@@ -13,6 +13,7 @@ import (
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/rolling"
 )
 
 // unansweredAfter is how long two agents are given for an answer.
@@ -40,7 +41,7 @@ func (w *World) elect() {
 	}
 	l := &leader{
 		w: w, name: "sim", fence: w.store.wrote("leader"), retired: w.now,
-		memory: scheduler.Memory{Preflights: map[scheduler.Key]scheduler.Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}},
+		memory: scheduler.Memory{Preflights: map[scheduler.Key]scheduler.Result{}, Learned: map[string]bool{}, Profiles: map[hypervisor.DomainID]forecast.Profile{}, Hooks: map[string]*precopy.HookResult{}},
 	}
 	if w.Auto != nil {
 		l.auto = w.recall()
@@ -108,6 +109,7 @@ func (l *leader) pass() {
 	}
 	// The rule is given a copy, as the real pass is.
 	in.Memory.Preflights, in.Memory.Learned = maps.Clone(l.memory.Preflights), maps.Clone(l.memory.Learned)
+	in.Memory.Hooks = maps.Clone(l.memory.Hooks)
 	if w.Hooks.Before != nil {
 		w.Hooks.Before(w, &in)
 	}
@@ -177,6 +179,13 @@ func (l *leader) carryOut(d scheduler.Decision) {
 		if s.putRun(d.Run.Old.Revision, d.Run.New) && d.Run.Old.Phase != d.Run.New.Phase {
 			l.w.kick()
 		}
+	case d.Start != nil:
+		if _, there := s.runs[d.Start.ID]; !there {
+			s.putRun(0, *d.Start)
+			l.w.kick()
+		}
+	case d.Hook != nil:
+		l.hook(*d.Hook)
 	case d.Cordon != nil:
 		l.w.cordon(d.Cordon.Host, *d.Cordon)
 	case d.Fetch != nil:
@@ -189,6 +198,15 @@ func (l *leader) carryOut(d scheduler.Decision) {
 			l.w.kick()
 		}
 	}
+}
+
+// hook has a hook run, which does nothing and takes a second.
+func (l *leader) hook(o rolling.HookOrder) {
+	l.memory.Hooks[o.Call.Attempt] = nil
+	l.w.After(time.Second, func() {
+		l.memory.Hooks[o.Call.Attempt] = &precopy.HookResult{Seconds: 1}
+		l.w.kick()
+	})
 }
 
 // write changes a migration's record, if neither it nor its target's changed since.

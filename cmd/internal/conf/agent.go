@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"drover/hypervisor"
@@ -32,6 +33,9 @@ type Agent struct {
 	LoadSource string
 	// SpoolDir is where outcomes are kept until the store has them.
 	SpoolDir string
+	// HooksDir is where the commands are that maintenance and migrations may run on this host, each under its
+	// file's name.
+	HooksDir string
 }
 
 // DefaultAgent returns an agent's configuration before anything was read. The name is the short
@@ -47,6 +51,7 @@ func DefaultAgent() *Agent {
 		MetricsAddress: "127.0.0.1:9177",
 		LoadSource:     "host",
 		SpoolDir:       "/var/lib/drover",
+		HooksDir:       "/etc/drover/hooks",
 	}
 }
 
@@ -64,6 +69,7 @@ func (a *Agent) Fields() []Field {
 		{"capacity-bandwidth", "rate of the migration network, such as 10gbit (default: the interface's)", Rate(&a.Capacity.Bandwidth)},
 		{"load-source", "host, or domains where several hosts share one kernel", OneOf(&a.LoadSource, "host", "domains")},
 		{"spool-dir", "directory for outcomes that the store has not taken yet", String(&a.SpoolDir)},
+		{"hooks-dir", "directory of the commands that maintenance and migrations may run here, by their names; empty allows none", String(&a.HooksDir)},
 	}
 	fields = append(fields, a.Etcd.Fields()...)
 	return append(fields, a.Logging.Fields()...)
@@ -93,6 +99,9 @@ func (a *Agent) Validate() []error {
 	if a.SpoolDir == "" {
 		faults = append(faults, fmt.Errorf("spool-dir %w", errRequired))
 	}
+	if err := checkDir(a.HooksDir); err != nil {
+		faults = append(faults, fmt.Errorf("hooks-dir: %w", err))
+	}
 	if err := checkListen(a.MetricsAddress); err != nil {
 		faults = append(faults, fmt.Errorf("metrics-address: %w", err))
 	}
@@ -120,6 +129,14 @@ func checkName(name string) error {
 		if r <= ' ' || r == '/' || r == 0x7f {
 			return fmt.Errorf("%q: no blanks or slashes, please", name)
 		}
+	}
+	return nil
+}
+
+// checkDir accepts "" and whole paths.
+func checkDir(path string) error {
+	if path != "" && !filepath.IsAbs(path) {
+		return fmt.Errorf("%q: want a path from /", path)
 	}
 	return nil
 }

@@ -18,6 +18,9 @@ type Scheduler struct {
 	MetricsAddress string
 	// Identity is the name under which this scheduler stands for election.
 	Identity string
+	// HooksDir is where the commands are that maintenance may run on this control host, each under its file's
+	// name.
+	HooksDir string
 }
 
 // DefaultScheduler returns a scheduler's configuration before anything was read.
@@ -28,6 +31,7 @@ func DefaultScheduler() *Scheduler {
 		EtcdListen:     "https://127.0.0.1:2379",
 		MetricsAddress: "127.0.0.1:9178",
 		Identity:       name,
+		HooksDir:       "/etc/drover/hooks",
 	}
 }
 
@@ -38,6 +42,7 @@ func (s *Scheduler) Fields() []Field {
 		{"etcd-listen", "URL at which the embedded store serves agents and commands", String(&s.EtcdListen)},
 		{"metrics-address", "host:port of health, metrics and status; empty turns them off", String(&s.MetricsAddress)},
 		{"identity", "name of this scheduler in the election", String(&s.Identity)},
+		{"hooks-dir", "directory of the commands that maintenance may run here, by their names; empty allows none", String(&s.HooksDir)},
 	}
 	fields = append(fields, s.Etcd.Fields()...)
 	return append(fields, s.Logging.Fields()...)
@@ -57,6 +62,9 @@ func (s *Scheduler) Validate() []error {
 	}
 	if s.Identity == "" {
 		faults = append(faults, fmt.Errorf("identity %w", errRequired))
+	}
+	if err := checkDir(s.HooksDir); err != nil {
+		faults = append(faults, fmt.Errorf("hooks-dir: %w", err))
 	}
 	if err := checkListen(s.MetricsAddress); err != nil {
 		faults = append(faults, fmt.Errorf("metrics-address: %w", err))

@@ -162,6 +162,7 @@ func spawnOnce(ctx context.Context, cl *hostinit.Client, d hostinit.Daemon) erro
 func writeSettings(env host.Env, h host.HostEnv, daemon string, apart bool) (string, error) {
 	dir := filepath.Join(env.Dir, "drover", h.Name)
 	s := tlsSettings(h.PKI)
+	s["hooks-dir"] = filepath.Join(dir, "hooks")
 	if daemon == schedulerDaemon && apart {
 		s["etcd-endpoints"] = etcdURL(env)
 		s["metrics-address"] = "127.0.0.1:9178"
