@@ -223,6 +223,9 @@ func (w *World) Running() []*Running {
 	return out
 }
 
+// Streams is how many migrations send memory at this moment.
+func (w *World) Streams() int { return len(w.owners) }
+
 // Grant caps a migration's stream from now on, as an arbiter's share does; 0 takes that back. It counts as a
 // write, and takes a write's time to be obeyed.
 func (w *World) Grant(id string, share hypervisor.BytesPerSecond) {

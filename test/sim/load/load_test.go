@@ -79,12 +79,12 @@ func TestRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	z := gzip.NewWriter(f)
-	fmt.Fprint(z, "vm,cores,capacity_mhz,mem_mib,t0\n116,4,11704,6068,14\n")
+	fmt.Fprint(z, "vm,cores,capacity_mhz,mem_mib,t0,t5,t10\n116,4,11704,6068,14,,20\n")
 	if z.Close() != nil || f.Close() != nil {
 		t.Fatal("not written")
 	}
 	rows, err = Read(zipped)
-	if err != nil || len(rows) != 1 || rows[0].VCPUs != 4 || rows[0].MemoryMiB != 6068 || rows[0].Series.At(0) != 0.014 {
+	if err != nil || len(rows) != 1 || rows[0].VCPUs != 4 || rows[0].MemoryMiB != 6068 || rows[0].Series.At(6*time.Minute) != 0.014 || rows[0].Series.At(10*time.Minute) != 0.02 {
 		t.Errorf("%+v, %v", rows, err)
 	}
 	for name, text := range map[string]string{

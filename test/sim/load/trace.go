@@ -26,7 +26,7 @@ const every = 5 * time.Minute
 // Read reads a trace: a CSV file, gzipped if its name ends in .gz, with a heading and a line for each VM, and a
 // column for every five minutes. Columns headed vm, cores, mem_mib come first and are taken as such, others up
 // to the first one headed t… are left out. Loads are per cent of the VM's vCPUs, or per mille where the heading
-// says cores, as the traces of Bitbrains do.
+// says cores, as the traces of Bitbrains do; where there is none, the one before goes on.
 func Read(path string) ([]Row, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -71,6 +71,11 @@ func parse(rows [][]string) ([]Row, error) {
 		row := Row{Series: Recorded{Every: every, Values: make([]float64, len(cells)-first)}}
 		for i, cell := range cells {
 			bad := fmt.Errorf("line %d, column %d: %q is no number that fits there", n+2, i+1, cell)
+			if i >= first && cell == "" {
+				// A gap in the record: it went on as it was.
+				row.Series.Values[i-first] = row.Series.Values[max(i-first-1, 0)]
+				continue
+			}
 			if i >= first {
 				v, err := strconv.ParseFloat(cell, 64)
 				if err != nil || !(v >= 0 && v <= scale) {
