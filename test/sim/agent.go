@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -172,8 +173,14 @@ type Running struct {
 	cap     hypervisor.BytesPerSecond // as ordered, or as the tuner wants it
 	granted hypervisor.BytesPerSecond // by an arbiter; 0 is that there is none
 	told    time.Duration             // progress
-	lost    float64                   // seconds of guest work, as the record was told
-	slowed  float64                   // seconds of guest work lost
+	given   precopy.Share
+	serial  int64 // of the share that is in force
+	sent    hypervisor.Bytes
+	sentAt  time.Duration
+	carried hypervisor.BytesPerSecond // over the last second or so
+	near    bool
+	lost    float64 // seconds of guest work, as the record was told
+	slowed  float64 // seconds of guest work lost
 	polled  time.Duration
 	reason  *tune.Decision // why it was given up
 	arrived time.Duration  // when the guest ran on the target
@@ -229,7 +236,7 @@ func (w *World) Streams() int { return len(w.owners) }
 // Grant caps a migration's stream from now on, as an arbiter's share does; 0 takes that back. It counts as a
 // write, and takes a write's time to be obeyed.
 func (w *World) Grant(id string, share hypervisor.BytesPerSecond) {
-	w.store.wrote("share")
+	w.store.wrote("grant")
 	w.After(w.Timing.Write, func() {
 		for _, h := range w.hosts {
 			if r := h.drives[id]; r != nil && h.connected() {
@@ -289,7 +296,9 @@ func (r *Running) prepare() {
 		return
 	}
 	r.tuner = precopy.TunerFor(m.Migration, r.guest.Memory.Total)
-	r.limit, r.cap = r.tuner.Limit(), m.Order.Bandwidth
+	r.given = r.w.store.shares[r.ID].Share
+	r.tuner.Allow(r.allowed(m.Migration))
+	r.limit, r.cap = r.tuner.Limit(), r.allowed(m.Migration)
 	now := r.w.Time()
 	r.write(func(m *precopy.Migration) {
 		m.Phase, m.Reason, m.Started, m.Persistent = precopy.Preparing, "handing over to libvirt", &now, true
@@ -433,18 +442,17 @@ func (r *Running) poll() {
 		})
 	}
 	r.brake(rec.Migration)
+	r.tuner.Allow(r.allowed(rec.Migration))
 	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Now: s.At})
-	if now-r.told >= progressEvery && r.source.connected() {
-		r.told = now
-		r.w.store.wrote("progress")
-	}
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
 	}
 	if r.job.Stage() != guest.Copying {
+		r.tell(s, dec)
 		return
 	}
 	r.apply()
+	r.tell(s, dec)
 	switch dec.Action {
 	case tune.Abort:
 		r.reason = &dec
@@ -460,6 +468,76 @@ func (r *Running) poll() {
 		r.schedule()
 		r.w.After(r.w.Timing.Overhead, r.arrive)
 	case tune.Wait:
+	}
+}
+
+// allowed is the bandwidth that the stream may use by its share, or by its order while none is known.
+func (r *Running) allowed(m precopy.Migration) hypervisor.BytesPerSecond {
+	switch {
+	case r.given.Bandwidth > 0:
+		return min(r.given.Bandwidth, m.Order.Bandwidth)
+	case m.Order.Share > 0:
+		return min(m.Order.Share, m.Order.Bandwidth)
+	}
+	return m.Order.Bandwidth
+}
+
+// take takes another share, and looks at once.
+func (r *Running) take(s precopy.Share) {
+	if s.Serial <= r.given.Serial || r.ended {
+		return
+	}
+	r.given = s
+	if r.stream != nil && r.job.Stage() == guest.Copying {
+		r.step.Stop()
+		r.poll()
+	}
+}
+
+// tell publishes progress: every second, and at once when another share is in force or the end is near.
+func (r *Running) tell(s hypervisor.JobStats, dec tune.Decision) {
+	now := r.w.now
+	if took := now - r.sentAt; took >= 900*time.Millisecond {
+		if r.sentAt > 0 {
+			r.carried = hypervisor.Rate(s.MemProcessed-r.sent, took)
+		}
+		r.sent, r.sentAt = s.MemProcessed, now
+	}
+	changed := dec.Near != r.near
+	r.near = dec.Near
+	if r.given.Serial != r.serial && r.cap <= max(r.given.Bandwidth, hypervisor.BytesPerSecond(hypervisor.MiB)) {
+		r.serial, changed = r.given.Serial, true
+	}
+	if !r.source.connected() || now-r.told < progressEvery && !changed {
+		return
+	}
+	r.told = now
+	p := precopy.Progress{
+		ID: r.ID, At: r.w.Time(), Elapsed: s.Elapsed, Total: s.MemTotal, Processed: s.MemProcessed, Remaining: s.MemRemaining,
+		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round, Downtime: r.limit, ETA: s.Bandwidth.Time(s.MemRemaining), Why: dec.Text,
+		Cap: r.cap, Serial: r.serial, Achieved: r.carried, Need: dec.Need, Near: dec.Near,
+	}
+	if s.Round > 1 && s.DirtyRate >= s.Bandwidth {
+		p.ETA = -1
+	}
+	store := r.w.store
+	store.wrote("progress")
+	store.progress = maps.Clone(store.progress)
+	store.progress[r.ID] = fleet.SeenProgress{Progress: p, Seen: r.w.Time()}
+	if changed {
+		r.w.kick()
+	}
+}
+
+// sampled is what the host says of its migration network, every second while a stream comes or goes.
+func (h *Host) sampled() *hypervisor.LinkLoad {
+	w := h.w
+	out, in := hypervisor.BytesPerSecond(w.net.Used(h.out)), hypervisor.BytesPerSecond(w.net.Used(h.in))
+	if w.net.Streams(h.out)+w.net.Streams(h.in) == 0 {
+		return nil
+	}
+	return &hypervisor.LinkLoad{
+		At: w.Time().Truncate(time.Second), Rx: in + h.tenants[1], Tx: out + h.tenants[0], StreamsRx: in, StreamsTx: out, Streams: true,
 	}
 }
 

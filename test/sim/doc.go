@@ -21,7 +21,8 @@
 //
 // Other rules than drover's are a [Rule]: [Peer] is other managers' limits of how many run at once. What drover
 // grows is tried through [Hooks]: Before changes what a pass is given, Effect carries out decisions that the
-// world does not know, and [World.Grant] is how an arbiter's share reaches a stream.
+// world does not know, and [World.Grant] caps a stream by hand. drover's own arbiter divides links in each pass; for
+// peers nobody does.
 //
 // # How true it is
 //

@@ -10,6 +10,7 @@ import (
 	"drover/precopy/forecast"
 	"drover/scheduler"
 	"drover/scheduler/auto"
+	"drover/scheduler/budget"
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
@@ -32,6 +33,9 @@ type leader struct {
 	next    *Event // the pass that a change has asked for
 	tick    *Event
 	retired time.Duration
+	traffic budget.Traffic
+	streams budget.Memory
+	shared  time.Duration // when shares were changed last
 }
 
 // elect begins a term, if nobody leads.
@@ -110,6 +114,9 @@ func (l *leader) pass() {
 	// The rule is given a copy, as the real pass is.
 	in.Memory.Preflights, in.Memory.Learned = maps.Clone(l.memory.Preflights), maps.Clone(l.memory.Learned)
 	in.Memory.Hooks = maps.Clone(l.memory.Hooks)
+	l.traffic.Look(snap, w.Time())
+	l.streams.Look(snap, w.Time())
+	in.Memory.Traffic, in.Memory.Streams = &l.traffic, &l.streams
 	if w.Hooks.Before != nil {
 		w.Hooks.Before(w, &in)
 	}
@@ -175,6 +182,8 @@ func (l *leader) carryOut(d scheduler.Decision) {
 		}
 	case d.Write != nil:
 		l.write(*d.Write)
+	case d.Shares != nil:
+		l.share(d.Shares)
 	case d.Run != nil:
 		if s.putRun(d.Run.Old.Revision, d.Run.New) && d.Run.Old.Phase != d.Run.New.Phase {
 			l.w.kick()
@@ -224,11 +233,38 @@ func (l *leader) write(d scheduler.Write) {
 	if !ok {
 		return
 	}
+	if d.Share != nil { // in the same transaction
+		l.w.store.share(0, *d.Share, m.Revision)
+	}
 	if m.Phase.Final() {
 		l.w.over(m)
 	}
 	if m.Phase == precopy.Queued {
 		l.w.After(l.w.Timing.Write, func() { l.w.hosts[m.Source].look(m.ID) })
+	}
+}
+
+// shareGap is the least time between two changes of shares.
+const shareGap = 150 * time.Millisecond
+
+// share changes what streams may send, as the arbiter divides the links.
+func (l *leader) share(list []budget.Write) {
+	w := l.w
+	if wait := l.shared + shareGap - w.now; wait > 0 && l.shared > 0 {
+		w.After(wait, w.kick)
+		return
+	}
+	l.shared = w.now
+	for _, x := range list {
+		if w.store.shares[x.New.ID].Revision != x.Old.Revision || x.Old.Revision == 0 {
+			continue
+		}
+		w.store.share(x.Old.Revision, x.New, w.store.wrote("share"))
+		w.After(w.Timing.Write, func() {
+			if r := w.hosts[x.New.Source].drives[x.New.ID]; r != nil && r.source.connected() {
+				r.take(x.New)
+			}
+		})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"drover/scheduler"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
+	"drover/scheduler/policy"
 )
 
 // Rule decides what is done about the fleet, at each pass of the leader. It may keep a memory of its own.
@@ -62,6 +63,9 @@ func (p Peer) Decide(in scheduler.Inputs) []scheduler.Decision {
 			at[m.Target]++
 		}
 	}
+	shared := *in.Fleet
+	shared.Policy.Network.Sharing = policy.SharingNone // nobody divides links
+	in.Fleet = &shared
 	if p.Retarget {
 		in.Fleet = untargeted(in.Fleet)
 	}

@@ -20,6 +20,8 @@ type records struct {
 	runs       map[string]fleet.StoredRun
 	plans      map[string]fleet.StoredPlan
 	pause      *fleet.Pause
+	shares     map[string]fleet.StoredShare
+	progress   map[string]fleet.SeenProgress
 	profiles   map[hypervisor.DomainID]forecast.Profile
 	policy     policy.Stored
 	vms        map[hypervisor.DomainID]policy.VMRecord
@@ -32,7 +34,7 @@ type records struct {
 func newRecords() *records {
 	return &records{
 		rev: 1, migrations: map[string]precopy.Stored{}, active: map[hypervisor.DomainID]string{}, runs: map[string]fleet.StoredRun{},
-		plans: map[string]fleet.StoredPlan{}, profiles: map[hypervisor.DomainID]forecast.Profile{}, vms: map[hypervisor.DomainID]policy.VMRecord{},
+		plans: map[string]fleet.StoredPlan{}, shares: map[string]fleet.StoredShare{}, progress: map[string]fleet.SeenProgress{}, profiles: map[hypervisor.DomainID]forecast.Profile{}, vms: map[hypervisor.DomainID]policy.VMRecord{},
 		writes: map[string]int{},
 	}
 }
@@ -63,10 +65,25 @@ func (r *records) put(kind string, actor precopy.Actor, old int64, m precopy.Mig
 	r.own()
 	s := precopy.Stored{Migration: m, Revision: r.wrote(kind)}
 	r.migrations[m.ID] = s
-	if m.Phase.Final() && r.active[m.UUID] == m.ID {
-		delete(r.active, m.UUID)
+	if m.Phase.Final() {
+		r.shares, r.progress = maps.Clone(r.shares), maps.Clone(r.progress)
+		delete(r.shares, m.ID)
+		delete(r.progress, m.ID)
+		if r.active[m.UUID] == m.ID {
+			delete(r.active, m.UUID)
+		}
 	}
 	return s, true
+}
+
+// share writes a migration's share over the one of that revision. It is false when that has changed.
+func (r *records) share(old int64, s precopy.Share, revision int64) bool {
+	if r.shares[s.ID].Revision != old {
+		return false
+	}
+	r.shares = maps.Clone(r.shares)
+	r.shares[s.ID] = fleet.StoredShare{Share: s, Revision: revision}
+	return true
 }
 
 // create makes a migration's record, unless it is there or its domain has an unfinished one.
@@ -129,13 +146,14 @@ func (w *World) Snapshot() *fleet.Snapshot {
 	w.store.shared = true
 	s := &fleet.Snapshot{
 		Revision: w.store.rev, Now: w.Time(), Hosts: make(map[string]*fleet.Host, len(w.hosts)), Migrations: w.store.migrations,
-		Runs: w.store.runs, Plans: w.store.plans, Pause: w.store.pause, Leader: w.store.leader, Policy: w.store.policy, VMs: w.store.vms,
+		Runs: w.store.runs, Plans: w.store.plans, Pause: w.store.pause, Shares: w.store.shares, Progress: w.store.progress, Leader: w.store.leader, Policy: w.store.policy, VMs: w.store.vms,
 	}
 	for name, h := range w.hosts {
 		f := &fleet.Host{Name: name, Record: h.record, RecordRevision: h.revision, Session: h.session}
 		if h.session != nil && h.load != nil {
 			f.Facts, f.Load, f.FactsRevision, f.LoadRevision = h.facts, h.load, h.factsRev, h.loadRev
 			f.LoadSeen = s.Now
+			f.Link, f.LinkSeen = h.sampled(), s.Now
 			if h.cut || !h.agent { // nothing comes any more, and the lease has not run out yet
 				f.LoadSeen = h.load.At
 			}

@@ -83,7 +83,7 @@ func TestSameTwice(t *testing.T) {
 // TestFaults: whatever dies while two hosts are drained, the run ends, no guest is lost or doubled, and no record
 // lies.
 func TestFaults(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(5) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			w := made(t, sim.Config{Seed: seed}, sim.Fleet{Hosts: 6, VMs: 50})
 			random := rand.New(rand.NewPCG(seed, 9))
@@ -132,7 +132,7 @@ func TestPeers(t *testing.T) {
 		{Name: "all at once"},
 	} {
 		t.Run(p.Name, func(t *testing.T) {
-			w := made(t, sim.Config{Seed: 5, Rule: p}, sim.Fleet{Hosts: 10, VMs: 80, Fill: 0.4})
+			w := made(t, sim.Config{Seed: 5, Rule: p}, sim.Fleet{Hosts: 10, VMs: 40, Fill: 0.2})
 			id := w.Ask(fleet.Run{Kind: fleet.RunDrain, Hosts: []string{"h001", "h002", "h003", "h004"}, OnBlocked: fleet.BlockedSkip, MaxParallel: p.Outgoing})
 			most := 0
 			w.Hooks.Poll = func(w *sim.World, _ *sim.Running) {
@@ -151,7 +151,7 @@ func TestPeers(t *testing.T) {
 			over(t, w, id)
 			r := w.Report(0)
 			want := map[string]int{"nova": 4, "ovirt": 8, "kubevirt": 5, "all at once": 9}[p.Name]
-			if most < want || r.Moves != 32 || r.Failed > 0 && p.Outgoing > 0 {
+			if most < want || r.Moves != 16 || r.Failed > 0 && p.Outgoing > 0 {
 				t.Errorf("at most %d at once, want %d: %+v", most, want, r)
 			}
 			sound(t, w)
@@ -185,7 +185,7 @@ func TestGrant(t *testing.T) {
 		t.Errorf("%s beside a tenant, want %s", rate(), want)
 	}
 	w.Until(time.Hour, func() bool { return len(w.Running()) == 0 })
-	if m := w.Migrations()[0]; m.Phase != precopy.Done || w.Writes()["share"] != 2 {
+	if m := w.Migrations()[0]; m.Phase != precopy.Done || w.Writes()["grant"] != 2 {
 		t.Errorf("%+v, %v", m, w.Writes())
 	}
 }

@@ -75,6 +75,9 @@ func (n *Network) Used(l Link) float64 {
 	return sum
 }
 
+// Streams is how many there are over a link.
+func (n *Network) Streams(l Link) int { return len(n.links[l].streams) }
+
 // Add begins a stream; it has nothing before the next Share.
 func (n *Network) Add(limit float64, path ...Link) *Stream {
 	n.next++
