@@ -15,8 +15,8 @@ import (
 // sharesAtOnce is how many shares one transaction changes.
 const sharesAtOnce = 64
 
-// WriteShares replaces shares that are as they were read. As many as go together are one transaction; those
-// that have changed, or whose migration has ended, are left out; the number of those written is returned, and the
+// WriteShares replaces shares that are as they were read. As many as go together are one transaction;
+// those that have changed, or whose migration has ended, are left out, with some of the others; the number of those written is returned, and the
 // store's revision after the last of them.
 // ErrFenced when the leader is deposed.
 func (s *Store) WriteShares(ctx context.Context, fence Fence, writes []ShareWrite) (written int, revision int64, err error) {
@@ -32,13 +32,17 @@ func (s *Store) WriteShares(ctx context.Context, fence Fence, writes []ShareWrit
 		if err := s.checkFence(ctx, &fence); err != nil {
 			return written, revision, fmt.Errorf("write shares: %w", err)
 		}
-		for _, w := range batch {
-			held, rev, err := s.writeShares(ctx, fence, []ShareWrite{w})
+		// One that is no longer as it was read keeps back no more than its half: the next pass follows soon.
+		for _, half := range [][]ShareWrite{batch[:len(batch)/2], batch[len(batch)/2:]} {
+			if len(half) == 0 {
+				continue
+			}
+			held, rev, err := s.writeShares(ctx, fence, half)
 			if err != nil {
 				return written, revision, err
 			}
 			if held {
-				written, revision = written+1, rev
+				written, revision = written+len(half), rev
 			}
 		}
 	}

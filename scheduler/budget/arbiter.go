@@ -326,14 +326,18 @@ func (a *Arbiter) Prepare(source, target string, full string) bool {
 
 // ends is when a stream is expected to.
 func (a *Arbiter) ends(f *flow) (time.Time, bool) {
-	if p := f.progress; p != nil && p.ETA > 0 {
-		return p.Seen.Add(p.ETA), true
+	var end time.Time
+	p := f.progress
+	if p != nil && p.ETA > 0 {
+		end = p.Seen.Add(p.ETA) // of its present pass, at least
 	}
-	if fc := f.m.Forecast; fc != nil && f.m.Started != nil {
-		end := f.m.Started.Add(time.Duration(fc.Seconds * float64(time.Second)))
-		return end, end.After(a.Now)
+	if fc := f.m.Forecast; fc != nil && f.m.Started != nil && (p == nil || !p.Near) {
+		whole := f.m.Started.Add(time.Duration(fc.Seconds * float64(time.Second)))
+		if whole.After(end) && whole.After(a.Now) {
+			end = whole
+		}
 	}
-	return time.Time{}, false
+	return end, !end.IsZero()
 }
 
 // Ends is when the first of the streams that cross a host is expected to end; false when nobody knows.

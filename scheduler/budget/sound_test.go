@@ -317,3 +317,50 @@ func BenchmarkPass(b *testing.B) {
 		New(in).Writes()
 	}
 }
+
+// With 500 migrations under way, some of which end and begin all the time while tenants come and go, a pass writes
+// few shares. The store takes all of one pass in one transaction, of which there are seven in a second at most.
+func TestWritesAreFew(t *testing.T) {
+	s := fleetOf(200, func(i int) hypervisor.BytesPerSecond { return hypervisor.BytesPerSecond(1000+50*(i%7)) * mib })
+	next := 0
+	begin := func() {
+		next++
+		running(s, fmt.Sprintf("m%04d", next), fmt.Sprintf("h%d", next%200), fmt.Sprintf("h%d", (next*7+3)%200),
+			mib, hypervisor.BytesPerSecond(next%300)*mib)
+	}
+	for range 500 {
+		begin()
+	}
+	traffic, streams := &Traffic{}, &Memory{}
+	now, total, most := t0.Add(time.Hour), 0, 0
+	const seconds = 60
+	for sec := range seconds {
+		now = now.Add(time.Second)
+		for i := range 5 { // five end, five begin
+			id := fmt.Sprintf("m%04d", sec*5+i+1)
+			delete(s.Migrations, id)
+			delete(s.Shares, id)
+			delete(s.Progress, id)
+			begin()
+		}
+		for i := range 20 { // tenants of a tenth of the hosts change
+			h := s.Hosts[fmt.Sprintf("h%d", (sec*20+i)%200)]
+			tx := hypervisor.BytesPerSecond((sec*37+i*11)%500) * mib
+			h.Link, h.LinkSeen = &hypervisor.LinkLoad{At: now, Tx: tx, Streams: true}, now
+		}
+		traffic.Look(s, now)
+		streams.Look(s, now)
+		writes := New(Input{Fleet: s, Traffic: traffic, Memory: streams, Outgoing: 8, Incoming: 8, Now: now}).Writes()
+		for _, w := range writes {
+			s.Shares[w.New.ID] = fleet.StoredShare{Share: w.New, Revision: w.Old.Revision + 1}
+			s.Progress[w.New.ID] = fleet.SeenProgress{Seen: now, Progress: precopy.Progress{ID: w.New.ID, Serial: w.New.Serial}}
+		}
+		if sec > 10 {
+			total, most = total+len(writes), max(most, len(writes))
+		}
+	}
+	t.Logf("%d shares changed in %d s, %d in one pass at most", total, seconds-11, most)
+	if most > AtOnce {
+		t.Errorf("one pass changes %d shares", most)
+	}
+}

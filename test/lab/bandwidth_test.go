@@ -5,6 +5,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,8 +20,8 @@ import (
 )
 
 // greedy is a guest that converges within its promise only with more than half of a 400 Mbit/s link: it dirties
-// about 25 MiB/s, over a set that no pause takes.
-var greedy = []string{"--memory", "512MiB", "--wss", "160MiB", "--rate", "6500", "--pattern", "page"}
+// about 30 MiB/s, over a set that no pause takes.
+var greedy = []string{"--memory", "512MiB", "--wss", "160MiB", "--rate", "8000", "--pattern", "page"}
 
 // links begins a test on links of 400 Mbit/s that agents know of, shared as said.
 func links(t *testing.T, sharing string, out, in int) *Lab {
@@ -96,7 +97,7 @@ func (l *Lab) watchUse(t *testing.T, host string) func() float64 {
 
 // Two guests leave one host over 400 Mbit/s, each of which needs more than half of it.
 func TestTwoGuests(t *testing.T) {
-	for _, sharing := range strings.Fields(envOr("DROVER_SHARING", "live equal none")) {
+	for _, sharing := range strings.Fields(cmp.Or(os.Getenv("DROVER_SHARING"), "live equal none")) {
 		t.Run(sharing, func(t *testing.T) {
 			l := links(t, sharing, 2, 2)
 			for _, g := range []string{"two1", "two2"} {

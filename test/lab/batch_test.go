@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ const linkCarries = 400e6 / 8 * 0.955
 
 // TestBandwidth moves a batch by each rule: DROVER_RUNS (3) times, and goes on where it was interrupted.
 func TestBandwidth(t *testing.T) {
-	runs, err := strconv.Atoi(envOr("DROVER_RUNS", "3"))
+	runs, err := strconv.Atoi(cmp.Or(os.Getenv("DROVER_RUNS"), "3"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestBandwidth(t *testing.T) {
 	if len(l.Hosts) < 4 {
 		t.Fatal("a batch needs four hosts: DROVER_HOSTS=4")
 	}
-	path := envOr("DROVER_RESULTS", l.Build+"/bench-bandwidth.json")
+	path := cmp.Or(os.Getenv("DROVER_RESULTS"), l.Build+"/bench-bandwidth.json")
 	var all []batchRun
 	if text, err := os.ReadFile(path); err == nil {
 		unmarshal(t, string(text), &all)
