@@ -54,6 +54,7 @@ race: ## the tests that need no real hosts, under the race detector
 test-lab: build deps ## as root: the tests with a lab of their own: CPU quotas of a real guest, libvirt's faults
 	$(GO) test -count 1 -timeout 20m -tags lab ./hypervisor/throttle
 	DROVER_LAB_TOOL=$(CURDIR)/$(BUILD)/drover-lab $(GO) test -count 1 -timeout 30m -tags '$(TAGS) lab' ./hypervisor/kvm
+	DROVER_BUILD=$(CURDIR)/$(BUILD) $(GO) test -count 1 -timeout 20m -tags '$(TAGS) lab' -run TestSlowedGuest ./test/lab
 
 .PHONY: lab
 lab: build deps ## start three real hosts with agents and a scheduler, and leave them running
