@@ -100,8 +100,8 @@ type Decision struct {
 	Fetch []hypervisor.DomainID
 	// ShutDown asks a guest to shut down.
 	ShutDown *drain.ShutDown
-	Start  *fleet.Run
-	Hook   *rolling.HookOrder
+	Start    *fleet.Run
+	Hook     *rolling.HookOrder
 }
 
 // Write changes a migration's record.

@@ -149,7 +149,7 @@ func (l *Loop) fetch(ctx context.Context, asks *sync.WaitGroup, ids []hypervisor
 func (p *pass) roll(r fleet.StoredRun) {
 	next, requests := rolling.Step(rolling.Input{
 		Run: r, Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
-		Foresee: Foresee(p.Fleet, nil, p.Now), Hooks: p.Memory.Hooks,
+		Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now), Hooks: p.Memory.Hooks,
 	})
 	if !drain.Same(r.Run, next) {
 		p.decisions = append(p.decisions, Decision{Run: &RunWrite{Old: r, New: next}})

@@ -62,6 +62,8 @@ func (t term) Prune(context.Context) error                  { return nil }
 type noRuns struct{}
 
 func (noRuns) Update(context.Context, scheduler.RunWrite) error { return nil }
+func (noRuns) ShutDown(context.Context, drain.ShutDown) error   { return nil }
+func (noRuns) Start(context.Context, fleet.Run) error           { return nil }
 func (noRuns) Cordon(context.Context, drain.Cordon) error       { return nil }
 func (noRuns) Create(context.Context, precopy.Migration) error  { return nil }
 func (noRuns) Remove(context.Context, fleet.StoredRun) error    { return nil }

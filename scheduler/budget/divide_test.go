@@ -35,15 +35,18 @@ func TestDivide(t *testing.T) {
 			[]hypervisor.BytesPerSecond{1, 41},
 		},
 		{
-			"weights", all(42), []Stream{plain(0), with(plain(0), func(s *Stream) { s.Weight = 2 })},
+			"weights", all(42),
+			[]Stream{plain(0), with(plain(0), func(s *Stream) { s.Weight = 2 })},
 			[]hypervisor.BytesPerSecond{14, 28},
 		},
 		{
-			"near the end: all of it", all(42), []Stream{plain(30), with(plain(0), func(s *Stream) { s.Near = true })},
+			"near the end: all of it", all(42),
+			[]Stream{plain(30), with(plain(0), func(s *Stream) { s.Near = true })},
 			[]hypervisor.BytesPerSecond{1, 41},
 		},
 		{
-			"what is prepared has what others leave", []hypervisor.BytesPerSecond{42 * mib, 20 * mib},
+			"what is prepared has what others leave",
+			[]hypervisor.BytesPerSecond{42 * mib, 20 * mib},
 			[]Stream{
 				with(plain(0), func(s *Stream) { s.Links = []int{0, 1} }),
 				with(plain(0), func(s *Stream) { s.Behind = true }),
@@ -52,11 +55,14 @@ func TestDivide(t *testing.T) {
 		},
 		{
 			"caps give the rest to others", all(42),
-			[]Stream{with(plain(0), func(s *Stream) { s.Cap = 5 * mib }), plain(0)}, []hypervisor.BytesPerSecond{5, 37},
+			[]Stream{with(plain(0), func(s *Stream) { s.Cap = 5 * mib }), plain(0)},
+			[]hypervisor.BytesPerSecond{5, 37},
 		},
 		{"never less than 1 MiB/s", all(0), []Stream{plain(0), plain(9)}, []hypervisor.BytesPerSecond{1, 1}},
 		{
-			"no link known", []hypervisor.BytesPerSecond{Unlimited}, []Stream{plain(0), plain(0)},
+			"no link known",
+			[]hypervisor.BytesPerSecond{Unlimited},
+			[]Stream{plain(0), plain(0)},
 			[]hypervisor.BytesPerSecond{100, 100},
 		},
 	} {
