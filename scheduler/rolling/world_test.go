@@ -342,10 +342,6 @@ func (w *world) play(t tester, id string) fleet.Run {
 	return fleet.Run{}
 }
 
-func (w *world) names(h string) string {
-	return strings.Join(slices.Sorted(maps.Keys(w.hosts[h].vms)), " ")
-}
-
 // states are those of the run's hosts, in its order.
 func states(r fleet.Run) string {
 	var out []string
