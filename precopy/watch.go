@@ -133,6 +133,9 @@ func (d *drive) stand(s hypervisor.JobStats) {
 		d.broken()
 	case s.Postcopy:
 		d.mended()
+		if d.rec.current().Phase != Postcopy {
+			d.bar.At = time.Time{} // who waits is told at once that the guest runs on the target
+		}
 		d.enter(Postcopy, d.following(s))
 	case p != Switching:
 		// The job is seen through the switchover too; that it was taken back comes as an event.

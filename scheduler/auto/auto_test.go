@@ -347,7 +347,7 @@ func TestJudgedAgainBeforeEachMove(t *testing.T) {
 		{"kept apart", func(w *world, m fleet.PlanMove) {
 			w.policy.Groups = []policy.Group{{Name: "g", VMs: []string{m.Domain, "vm13"}, Kind: policy.Apart, Strength: policy.Required}}
 			w.vms["vm13"].host = m.To
-		}, "it must be kept apart from vm13, which is on h2"},
+		}, "anti-affinity: group g keeps it apart from vm13, which is on h2"},
 		{"no longer worth it", func(w *world, m fleet.PlanMove) {
 			for range 60 {
 				for _, g := range w.vms {
