@@ -45,7 +45,7 @@ func (p *Parser) Feed(data []byte) []Sample {
 	var got []Sample
 	for _, c := range data {
 		if c != '\n' {
-			// Beats stand alone; the kernel's messages have dots in them.
+			// Beats stand alone, or part a line of figures; the kernel's messages have dots in them.
 			if c == '.' && len(p.line) == 0 {
 				p.Tally.Beats++
 			} else if c != '\r' && len(p.line) < maxLine {
@@ -83,7 +83,8 @@ func (p *Parser) endLine() (Sample, bool) {
 }
 
 func (p *Parser) sample() (Sample, bool) {
-	f := bytes.Fields(p.line[2:])
+	p.Tally.Beats += int64(bytes.Count(p.line, []byte(".")))
+	f := bytes.Fields(bytes.ReplaceAll(p.line[2:], []byte("."), nil))
 	if len(f) != 5 {
 		return Sample{}, false
 	}

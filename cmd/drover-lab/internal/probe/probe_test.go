@@ -79,6 +79,21 @@ type tick struct {
 	text string
 }
 
+func TestBeatsPartALine(t *testing.T) {
+	var p Parser
+	got := p.Feed([]byte(".\n.W 7 .12.00 3.40 0 -.1\n[ 1.5] usb 1-1: new.\nW 8 1300 441 0 -1.\n"))
+	want := []Sample{
+		{Seq: 7, GuestTime: 1200 * time.Millisecond, Work: 340, Disk: -1},
+		{Seq: 8, GuestTime: 1300 * time.Millisecond, Work: 441, Disk: -1},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if p.Tally.Beats != 7 {
+		t.Errorf("%d beats, want 7", p.Tally.Beats)
+	}
+}
+
 func TestAnalysisOfAPause(t *testing.T) {
 	var history strings.Builder
 	for _, o := range output(time.Second, 5*time.Second) {
