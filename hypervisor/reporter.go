@@ -51,6 +51,10 @@ type Reporter struct {
 // mean nothing, and one event seldom comes alone.
 const leastGap = time.Second
 
+// settle is how long a report that was asked for waits: a guest that has just started here has cold caches and
+// shall have the host for itself, and what belongs to one event has happened by then.
+const settle = 300 * time.Millisecond
+
 // NewReporter returns a Reporter that begins with Run.
 func NewReporter(cfg ReporterConfig) *Reporter {
 	if cfg.Period <= 0 {
@@ -69,7 +73,7 @@ func NewReporter(cfg ReporterConfig) *Reporter {
 	}
 }
 
-// Poke asks for a report now rather than at the end of the period, such as when a migration has
+// Poke asks for a report soon rather than at the end of the period, such as when a migration has
 // ended. Calls close together give one report.
 func (r *Reporter) Poke() {
 	select {
@@ -108,7 +112,7 @@ func (r *Reporter) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(leastGap - time.Since(last)):
+			case <-time.After(max(leastGap-time.Since(last), settle)):
 			}
 			tick.Reset(r.cfg.Period)
 		}

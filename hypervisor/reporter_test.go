@@ -130,8 +130,8 @@ func TestReporterPoke(t *testing.T) {
 		r.Poke()
 		time.Sleep(6 * time.Second)
 		facts, loads, _ := to.seen()
-		// The first poke is served at once, the second after the least gap, then the period anew.
-		wantTimes(t, "loads", loads, 0, 2*time.Second, 3*time.Second, 8*time.Second)
+		// One report for all pokes that come until the first has settled, then the period anew.
+		wantTimes(t, "loads", loads, 0, 2*time.Second+settle, 7*time.Second+settle)
 		wantTimes(t, "facts", facts, 0)
 	})
 }
@@ -142,7 +142,19 @@ func TestReporterRepublish(t *testing.T) {
 		r.Republish()
 		time.Sleep(time.Second)
 		facts, _, _ := to.seen()
-		wantTimes(t, "facts", facts, 0, 2*time.Second)
+		wantTimes(t, "facts", facts, 0, 2*time.Second+settle)
+	})
+}
+
+func TestReporterPokedAgain(t *testing.T) {
+	report(t, func(r *Reporter, _ *fakeSampler, to *fakeSink) {
+		time.Sleep(2 * time.Second)
+		r.Poke()
+		time.Sleep(settle + 100*time.Millisecond)
+		r.Poke()
+		time.Sleep(3 * time.Second)
+		_, loads, _ := to.seen()
+		wantTimes(t, "loads", loads, 0, 2*time.Second+settle, 3*time.Second+settle)
 	})
 }
 
