@@ -221,7 +221,10 @@ func (r *Receipt) gaveUp() bool {
 // circumstances are those of the receipt, where it says, and those of now.
 func (r *Receipt) circumstances(c candidate, now circumstances) circumstances {
 	then := circumstances{bandwidth: r.Bandwidth, memory: r.Memory, first: now.first, intent: r.Intent}
-	if r.FirstPass > 0 {
+	switch whole := r.firstWhole(); {
+	case whole > 0:
+		then.first = whole
+	case r.FirstPass > 0:
 		then.first = hypervisor.Bytes(float64(r.FirstPass) / c.first)
 	}
 	if then.intent == (Intent{}) {

@@ -362,3 +362,23 @@ func TestForecastProperties(t *testing.T) {
 		}
 	})
 }
+
+// Pages of zeros that were not sent are no compression: after a move of a small part of the resident memory by
+// parallel streams, what grew since is expected to take its room on the link.
+func TestZerosAreNoCompression(t *testing.T) {
+	r := receipt("1", zstd, 8, 60)
+	r.FirstPass, r.FirstWhole = 250*mib, 256*mib // of a GiB resident: the rest held zeros
+	k := know(with(r))
+	if got := k.firstPass(); got != 256*mib {
+		t.Errorf("the next first pass has %s to send, want 256 MiB", got)
+	}
+	c := k.candidate(hypervisor.Strategy{Compression: "zstd", Connections: zstdStreams}, unseenZstdFirst, unseenZstd)
+	if c.first < 0.95 || c.first > 1 {
+		t.Errorf("parallel streams are thought to send %.2f of each byte, want 250/256", c.first)
+	}
+	old := r
+	old.FirstWhole = 0
+	if got := know(with(old)).firstPass(); got != gib {
+		t.Errorf("a receipt that does not tell leaves %s to send, want what is resident", got)
+	}
+}

@@ -148,7 +148,7 @@ func (k *known) firstPass() hypervisor.Bytes {
 			// What a migration has moved holds no more zero pages than were sent: less says nothing.
 			more = max(k.Basis.Resident-r.Basis.Resident, 0)
 		}
-		return r.FirstPass + more, r.FirstPass > 0 && r.Strategy != zstd
+		return r.firstWhole() + more, r.firstWhole() > 0
 	})
 	return min(max(sent, hypervisor.MiB), k.Memory)
 }

@@ -19,9 +19,11 @@ type Receipt struct {
 	// Code is the stable word for why an attempt that is not Done was given up.
 	Code    string `json:"code,omitempty"`
 	Encrypt bool   `json:"encrypt,omitempty"`
-	// Memory is what there was to look at in the first pass, FirstPass what was sent of it.
-	Memory    hypervisor.Bytes `json:"memory"`
-	FirstPass hypervisor.Bytes `json:"first_pass,omitempty"`
+	// Memory is what there was to look at in the first pass, FirstPass what was sent of it, FirstWhole what
+	// that was before compression: all but the pages of zeros.
+	Memory     hypervisor.Bytes `json:"memory"`
+	FirstPass  hypervisor.Bytes `json:"first_pass,omitempty"`
+	FirstWhole hypervisor.Bytes `json:"first_whole,omitempty"`
 	// Bandwidth is the cap, Achieved what the stream carried while it was not idle.
 	Bandwidth hypervisor.BytesPerSecond `json:"bandwidth"`
 	Achieved  hypervisor.BytesPerSecond `json:"achieved,omitempty"`
@@ -51,6 +53,14 @@ type Receipt struct {
 	Intent      Intent `json:"intent,omitzero"`
 	Basis       Basis  `json:"basis,omitzero"`
 	CopyStorage bool   `json:"copy_storage,omitempty"`
+}
+
+// firstWhole is what the first pass had to send, uncompressed; 0 when the receipt does not tell.
+func (r *Receipt) firstWhole() hypervisor.Bytes {
+	if r.FirstWhole == 0 && r.Strategy != zstd {
+		return r.FirstPass
+	}
+	return r.FirstWhole
 }
 
 // Intent is what a migration is held to. Its meaning is that of precopy.Policy.

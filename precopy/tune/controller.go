@@ -69,7 +69,8 @@ type Controller struct {
 	rates  []rate // bytes on the link, for the last seconds
 	wire   hypervisor.BytesPerSecond
 
-	first hypervisor.Bytes // sent in the first pass
+	first      hypervisor.Bytes // sent in the first pass
+	firstWhole hypervisor.Bytes // of it, before compression
 	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
 	// there were to send, and what they took on the link.
 	resent, packed hypervisor.Bytes
@@ -156,7 +157,7 @@ func (c *Controller) held() bool {
 func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
 		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
-		Memory: c.prev.MemTotal, FirstPass: c.first, Setup: c.prev.Setup,
+		Memory: c.prev.MemTotal, FirstPass: c.first, FirstWhole: c.firstWhole, Setup: c.prev.Setup,
 		LeastShare: c.least, Limit: c.limit, Waited: c.waited,
 	}
 	if c.allowed > 0 && c.allowed < c.start.Bandwidth {
@@ -164,7 +165,7 @@ func (c *Controller) Learned() forecast.Receipt {
 		r.Achieved = min(c.start.Bandwidth, hypervisor.BytesPerSecond(float64(c.wire)*float64(c.start.Bandwidth)/float64(c.allowed)))
 	}
 	if c.first == 0 && !c.adopted {
-		r.FirstPass = c.prev.MemProcessed
+		r.FirstPass, r.FirstWhole = c.prev.MemProcessed, c.prev.MemNormal
 	}
 	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
 		r.Growth = g
@@ -292,7 +293,7 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 		passes, c.adopted = 2, true // nothing is known of the passes before
 	}
 	if c.round == 1 {
-		c.first = r.MemProcessed
+		c.first, c.firstWhole = r.MemProcessed, r.MemNormal
 		ran = max(ran-r.Setup, 0)
 	}
 	// Passes too short for the poll: their mean length, and the most that was seen of them. What the
