@@ -82,7 +82,7 @@ func (r *Reporter) Poke() {
 	}
 }
 
-// Republish asks for a report now with the facts in it, changed or not: for a sink that lost what it
+// Republish asks for a report soon with the facts in it, changed or not: for a sink that lost what it
 // had, as a new lease has.
 func (r *Reporter) Republish() {
 	r.mu.Lock()

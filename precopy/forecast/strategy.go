@@ -94,7 +94,7 @@ func (k *known) candidate(s hypervisor.Strategy, first, ratio float64) candidate
 		whole := float64(k.firstPass())
 		c.first = medianOf(k.receipts, first, func(r Receipt) (float64, bool) {
 			if r.FirstWhole > 0 {
-				return min(float64(r.FirstPass)/float64(r.FirstWhole), 1), r.Strategy == zstd
+				return min(float64(r.FirstPass)/float64(r.FirstWhole), 1), r.Strategy == zstd && r.FirstPass > 0
 			}
 			return min(float64(r.FirstPass)/whole, 1), r.Strategy == zstd && r.FirstPass > 0
 		})

@@ -63,13 +63,14 @@ func (p *Parser) Feed(data []byte) []Sample {
 
 func (p *Parser) endLine() (Sample, bool) {
 	t := &p.Tally
-	if bytes.Contains(p.line, []byte("Kernel panic")) {
+	line := bytes.ReplaceAll(p.line, []byte("."), nil)
+	if bytes.Contains(line, []byte("Kernel panic")) {
 		t.Panicked = true
 	}
-	if len(p.line) < 2 || p.line[1] != ' ' {
+	if len(line) < 2 || line[1] != ' ' {
 		return Sample{}, false
 	}
-	switch p.line[0] {
+	switch line[0] {
 	case 'B':
 		t.Boots++
 		p.seen, p.badSeen = false, true // a fresh guest begins with no corrupt page
@@ -77,14 +78,14 @@ func (p *Parser) endLine() (Sample, bool) {
 	case 'D':
 		t.DiskErrors++
 	case 'W':
-		return p.sample()
+		t.Beats += int64(len(p.line) - len(line))
+		return p.sample(line[2:])
 	}
 	return Sample{}, false
 }
 
-func (p *Parser) sample() (Sample, bool) {
-	p.Tally.Beats += int64(bytes.Count(p.line, []byte(".")))
-	f := bytes.Fields(bytes.ReplaceAll(p.line[2:], []byte("."), nil))
+func (p *Parser) sample(figures []byte) (Sample, bool) {
+	f := bytes.Fields(figures)
 	if len(f) != 5 {
 		return Sample{}, false
 	}

@@ -81,7 +81,7 @@ type tick struct {
 
 func TestBeatsPartALine(t *testing.T) {
 	var p Parser
-	got := p.Feed([]byte(".\n.W 7 .12.00 3.40 0 -.1\n[ 1.5] usb 1-1: new.\nW 8 1300 441 0 -1.\n"))
+	got := p.Feed([]byte(".\n.W 7 .12.00 3.40 0 -.1\n[ 1.5] usb 1-1: new.\nW. 8 1300 441 0 -1.\nD. 12 lost\n[ 1.6] Kernel pan.ic\n"))
 	want := []Sample{
 		{Seq: 7, GuestTime: 1200 * time.Millisecond, Work: 340, Disk: -1},
 		{Seq: 8, GuestTime: 1300 * time.Millisecond, Work: 441, Disk: -1},
@@ -89,8 +89,8 @@ func TestBeatsPartALine(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if p.Tally.Beats != 7 {
-		t.Errorf("%d beats, want 7", p.Tally.Beats)
+	if tl := p.Tally; tl.Beats != 8 || tl.DiskErrors != 1 || !tl.Panicked {
+		t.Errorf("%+v, want 8 beats, a disk error and a panic", tl)
 	}
 }
 
