@@ -363,8 +363,8 @@ func TestForecastProperties(t *testing.T) {
 	})
 }
 
-// Pages of zeros that were not sent are no compression: after a move of a small part of the resident memory by
-// parallel streams, what grew since is expected to take its room on the link.
+// Pages of zeros that were not sent are no compression: a move by parallel streams of a small part of the resident
+// memory says how much there is to send, and that it hardly shrinks.
 func TestZerosAreNoCompression(t *testing.T) {
 	r := receipt("1", zstd, 8, 60)
 	r.FirstPass, r.FirstWhole = 250*mib, 256*mib // of a GiB resident: the rest held zeros

@@ -1,6 +1,7 @@
 package forecast
 
 import (
+	"cmp"
 	"slices"
 
 	"drover/hypervisor"
@@ -91,12 +92,9 @@ func (k *known) candidate(s hypervisor.Strategy, first, ratio float64) candidate
 		return min(max(r.Ratio, 0.001), 2), r.Strategy == c.name && r.Ratio > 0
 	})
 	if c.name == zstd {
-		whole := float64(k.firstPass())
+		whole := k.firstPass()
 		c.first = medianOf(k.receipts, first, func(r Receipt) (float64, bool) {
-			if r.FirstWhole > 0 {
-				return min(float64(r.FirstPass)/float64(r.FirstWhole), 1), r.Strategy == zstd && r.FirstPass > 0
-			}
-			return min(float64(r.FirstPass)/whole, 1), r.Strategy == zstd && r.FirstPass > 0
+			return min(float64(r.FirstPass)/float64(cmp.Or(r.FirstWhole, whole)), 1), r.Strategy == zstd && r.FirstPass > 0
 		})
 	}
 	return c

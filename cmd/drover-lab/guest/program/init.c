@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, TICK_US = 5000, REPORT_TICKS = 20, MAX_TOLD = 20, MAX_CPUS = 16, COM1 = 0x3f8 };
+enum { PAGE = 4096, WORDS = PAGE / 8, TICK_US = 5000, REPORT_TICKS = 20, SETTLE_TICKS = 200, MAX_TOLD = 20, MAX_CPUS = 16, COM1 = 0x3f8 };
 #define STEP 0x9e3779b97f4a7c15ull /* odd, so words of a page differ and do not compress */
 
 enum pattern { WORD, PAGES, SWEEP, BURST, IDLE };
@@ -178,23 +178,25 @@ static void *disk_writer(void *arg)
 static void *reporter(void *arg)
 {
 	uint64_t begin = now_us(), seq = 0;
-	struct sched_param first = {.sched_priority = 1};
+	uint64_t loaded = 0; /* the first tick under load */
+	int direct = 0;
 	(void)arg;
-	/* A beat says that the guest runs: it must not wait for what else the guest does. */
-	pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
-	/* Nor for the kernel's terminal, which is long code to come upon with cold caches. The lines before the load
-	 * begins are told from the terminal alone. */
-	int direct = ioperm(COM1, 1, 1) == 0;
-	uint64_t quiet = 1000000 / TICK_US; /* ticks after that until a beat can't part its line */
 	for (uint64_t n = 1;; n++) {
 		sleep_until(begin + n * TICK_US);
 		uint64_t now = now_us();
 		if (now > begin + (n + 1) * TICK_US) /* ticks slept through are gone */
 			n = (now - begin) / TICK_US;
+		if (begun && !loaded) {
+			/* A beat says that the guest runs: it must not wait for what else the guest does, nor for the kernel's
+			 * terminal, which is long code to come upon with cold caches. Before, it must not hold up the filling. */
+			struct sched_param first = {.sched_priority = 1};
+			pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+			direct = ioperm(COM1, 1, 1) == 0;
+			loaded = n;
+		}
 		if (n / REPORT_TICKS == seq) {
-			if (!begun)
-				quiet = n + 1000000 / TICK_US;
-			if (direct && n > quiet)
+			/* The line that says that the load begins must be through before a beat could part it. */
+			if (direct && n > loaded + SETTLE_TICKS)
 				outb('.', COM1);
 			else
 				say(".");
