@@ -88,11 +88,9 @@ func TestDoubt(t *testing.T) {
 
 // What a plan was made from is kept so that the same policy makes the same plan again, and another one another.
 func TestReplay(t *testing.T) {
-	vms := hot()
-	for name, g := range vms { // loads are kept by UUIDs
-		id := "00000000-0000-4000-8000-0000000000" + name[2:]
-		delete(vms, name)
-		vms[id] = g
+	vms := map[string]*guest{}
+	for name, g := range hot() { // loads are kept by UUIDs
+		vms["00000000-0000-4000-8000-0000000000"+name[2:]] = g
 	}
 	w := newWorld(3, vms)
 	w.settings.Level = Partial
