@@ -68,7 +68,7 @@ func (d *drive) again(ctx context.Context, cause error) (hypervisor.MigrateSpec,
 		m.changeAttempt(func(a *Attempt) { a.Ended, a.Result, a.Bytes = &now, restarting, sent })
 		m.Phase, m.Reason, m.ReasonCode = Preparing, "handing over to libvirt, with another strategy", ""
 		m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
-			Number: len(m.Attempts) + 1, Strategy: encoding(spec.Strategy), Started: now,
+			Number: len(m.Attempts) + 1, Strategy: encoding(spec.Strategy), Stream: &spec.Strategy, Started: now,
 			DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
 		})
 	})

@@ -92,7 +92,7 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 			m.Phase, m.Reason, m.Started = Preparing, "handing over to libvirt", &now
 			m.Autostart, m.Persistent = seen.Facts.Autostart, seen.Facts.Persistent
 			m.Attempts = append(m.Attempts[:len(m.Attempts):len(m.Attempts)], Attempt{
-				Number: len(m.Attempts) + 1, Strategy: encoding(spec.Strategy), Started: now,
+				Number: len(m.Attempts) + 1, Strategy: encoding(spec.Strategy), Stream: &spec.Strategy, Started: now,
 				DowntimeMS: spec.Downtime.Milliseconds(), Agent: d.w.Instance,
 			})
 		},

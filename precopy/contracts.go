@@ -15,6 +15,8 @@ var (
 	ErrConflict = errors.New("record changed in the meantime")
 	// ErrFenced: the writer's lease or leadership is lost; nothing was written.
 	ErrFenced = errors.New("no longer entitled to write: lease or leadership is lost")
+	// ErrNotAsked: a question reached no agent, not even in part.
+	ErrNotAsked = errors.New("not asked")
 )
 
 // Migrator is the hypervisor of this host. Errors are *hypervisor.Error. All methods may be called

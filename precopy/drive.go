@@ -207,6 +207,9 @@ func TunerFor(m Migration, memory hypervisor.Bytes) tune.Tuner {
 func goOn(s *tune.Start, a Attempt) {
 	s.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
 	s.Lost = time.Duration(a.LostSeconds * float64(time.Second))
+	if a.Stream != nil { // not what was ordered, when it is another attempt than the first
+		s.Strategy = *a.Stream
+	}
 	s.Attempts = a.Number // another one only the agent that made the call can begin
 }
 

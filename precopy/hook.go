@@ -22,7 +22,9 @@ type HookResult struct {
 	// TimedOut says that it was stopped.
 	TimedOut bool `json:"timed_out,omitempty"`
 	// Lost says that nobody knows how it ended, as when its agent is gone.
-	Lost    bool    `json:"lost,omitempty"`
+	Lost bool `json:"lost,omitempty"`
+	// Unasked says that it is lost because it never began: the host had no agent, or the store did not take the question.
+	Unasked bool    `json:"unasked,omitempty"`
 	Seconds float64 `json:"seconds"`
 	// Output is the end of what it wrote.
 	Output string `json:"output,omitempty"`

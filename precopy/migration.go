@@ -127,11 +127,13 @@ type Cancel struct {
 
 // Attempt is one libvirt migration within the record: a restart with another strategy is another.
 type Attempt struct {
-	Number     int        `json:"number"`
-	Strategy   string     `json:"strategy"`
-	Started    time.Time  `json:"started"`
-	Ended      *time.Time `json:"ended,omitempty"`
-	DowntimeMS int64      `json:"downtime_ms"` // the first downtime limit
+	Number   int    `json:"number"`
+	Strategy string `json:"strategy"`
+	// Stream is the same in full, for whoever has to go on with the attempt: that it may end in post-copy too.
+	Stream     *hypervisor.Strategy `json:"stream,omitempty"`
+	Started    time.Time            `json:"started"`
+	Ended      *time.Time           `json:"ended,omitempty"`
+	DowntimeMS int64                `json:"downtime_ms"` // the first downtime limit
 	// LimitMS is the downtime limit set last, if it was changed; LostSeconds the guest work lost to
 	// being slowed by then.
 	LimitMS     int64   `json:"limit_ms,omitempty"`

@@ -169,6 +169,11 @@ func (r *record) reread(ctx context.Context, old Stored, conflict error) error {
 		return err
 	}
 	r.told(fresh)
+	if fresh.Revision < old.Revision { // the store was put back to a backup
+		r.mu.Lock()
+		r.stored = fresh
+		r.mu.Unlock()
+	}
 	if fresh.Revision == old.Revision {
 		// Unchanged after all, so the conflict lies elsewhere: don't spin on it.
 		return conflict

@@ -158,7 +158,7 @@ func (d *drive) giveUp(dec tune.Decision) {
 // unread gives a slowed guest its speed back while its migration can't be read: it may be over, or go
 // on for who knows how long.
 func (d *drive) unread() {
-	if d.brake.share < 1 && time.Since(d.read) > unreadLimit {
+	if d.brake.asked != 1 && time.Since(d.read) > unreadLimit {
 		d.brake.set(1)
 	}
 }

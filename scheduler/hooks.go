@@ -70,7 +70,7 @@ func (l *Loop) runHook(ctx context.Context, o rolling.HookOrder) precopy.HookRes
 	case <-ctx.Done():
 	case <-time.After(hookAgain):
 	}
-	return precopy.HookResult{Exit: -1, Lost: true, Error: err.Error()}
+	return precopy.HookResult{Exit: -1, Lost: true, Unasked: errors.Is(err, precopy.ErrNotAsked), Error: err.Error()}
 }
 
 // forgetHooks drops the results that no unfinished run has noted; l.mu is held.

@@ -22,7 +22,8 @@ const (
 )
 
 // Ask puts a question to a host's agent and waits for the answer, as long as ctx allows. A host without
-// a living agent gives ErrNoAgent at once. The nonce is set here. What the agent could not find out
+// a living agent gives ErrNoAgent at once. Errors match [precopy.ErrNotAsked] where no agent can have seen the
+// question. The nonce is set here. What the agent could not find out
 // comes as the answer's Error, not as an error.
 func (s *Store) Ask(ctx context.Context, host string, q precopy.Question) (precopy.Answer, error) {
 	if err := checkName("host", host); err != nil {
@@ -39,6 +40,9 @@ func (s *Store) Ask(ctx context.Context, host string, q precopy.Question) (preco
 	defer cancel()
 	answers := s.kv.Watch(wctx, answerKey(host, q.Nonce))
 	if err := s.putAsk(ctx, host, q.Nonce, value); err != nil {
+		if !errors.Is(err, kv.ErrMaybeApplied) {
+			err = fmt.Errorf("%w: %w", precopy.ErrNotAsked, err)
+		}
 		return precopy.Answer{}, fmt.Errorf("%s: %w", op, err)
 	}
 	defer s.tidyAsk(host, q.Nonce)

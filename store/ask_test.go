@@ -31,7 +31,7 @@ func TestAsk(t *testing.T) {
 		asker, _ := w.client()
 		agent, _ := w.client()
 		q := precopy.Question{Kind: precopy.AskSight, Domain: "d1"}
-		if _, err := asker.Ask(t.Context(), "h1", q); !errors.Is(err, ErrNoAgent) {
+		if _, err := asker.Ask(t.Context(), "h1", q); !errors.Is(err, ErrNoAgent) || !errors.Is(err, precopy.ErrNotAsked) {
 			t.Errorf("ask without an agent: %v, want ErrNoAgent", err)
 		}
 		a := register(t, agent, "h1", "machine-1", "i1")

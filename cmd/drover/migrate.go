@@ -125,6 +125,7 @@ func (s *session) request(ctx context.Context, wish wish) (precopy.Stored, error
 		return precopy.Stored{}, s.underWay(ctx, d, active.ID)
 	}
 	if err == nil {
+		s.asked = stored.ID
 		s.record(ctx, "migration-requested", stored.ID, fmt.Sprintf("%s from %s to %s", d.Facts.Name, d.Host.Name, cmp.Or(to, "wherever it fits")))
 	}
 	return stored, err

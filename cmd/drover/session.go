@@ -34,6 +34,7 @@ type session struct {
 	cli    *cli.Context
 	format out.Format
 	actor  string
+	asked  string // the migration that this command has asked for
 }
 
 // action is a command that needs the store.

@@ -60,7 +60,8 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 				bar.Show(now, m.Migration, nil)
 			}
 			return m, nil
-		case m.Phase != precopy.Requested || away || s.led(ctx):
+		case m.ID != s.asked || m.Phase != precopy.Requested || m.ReasonCode == waiting || away || s.led(ctx):
+			// What others have asked for, and what a scheduler has queued, waits for the next scheduler.
 			unled = time.Time{}
 		case unled.IsZero():
 			unled = now

@@ -90,7 +90,6 @@ func (h *Host) dial(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, notStarted(err)
 	}
-	c.hold()
 	return c, nil
 }
 
@@ -100,6 +99,7 @@ func (h *Host) stream(ctx context.Context, s *stream, id hypervisor.DomainID, o 
 	if err != nil {
 		return nil, err
 	}
+	c.hold() // for the call below, which gives it back
 	r := request{op: "migrate: set limits", domain: id, limit: slowLimit, slots: s.slots}
 	_, err = onConn(ctx, h.t, c, r, func(lv *libvirt.Connect) (struct{}, error) {
 		return withDomain(lv, id, func(d *libvirt.Domain) (struct{}, error) {

@@ -37,6 +37,7 @@ type world struct {
 	vms      map[string]*guest
 	policy   policy.Document
 	cordoned map[string]bool
+	away     map[string]bool // hosts without an agent
 	plans    []fleet.StoredPlan
 	pause    *fleet.Pause
 	runs     map[string]fleet.StoredRun
@@ -53,7 +54,7 @@ type world struct {
 
 func newWorld(hosts int, vms map[string]*guest) *world {
 	w := &world{
-		now: t0, vms: vms, cordoned: map[string]bool{}, memory: NewMemory(signal.Slot), settings: DefaultSettings(),
+		now: t0, vms: vms, cordoned: map[string]bool{}, away: map[string]bool{}, memory: NewMemory(signal.Slot), settings: DefaultSettings(),
 		migrations: map[string]precopy.Stored{}, runs: map[string]fleet.StoredRun{}, takes: 2 * time.Minute,
 	}
 	w.settings.Level = Full
@@ -77,6 +78,11 @@ func (w *world) snapshot() *fleet.Snapshot {
 			Name: name, Session: &fleet.Session{}, LoadSeen: w.now, LoadRevision: w.revision,
 			Facts: &hypervisor.HostFacts{Capacity: hypervisor.Capacity{Cores: 8, Memory: 256 * hypervisor.GiB, Bandwidth: 1e9 / 8}},
 			Load:  &hypervisor.HostLoad{},
+		}
+		if w.away[name] {
+			h.Session, h.Facts, h.Load = nil, nil, nil
+			s.Hosts[name] = h
+			continue
 		}
 		if w.cordoned[name] {
 			h.Record.Cordons = []fleet.Cordon{{Holder: "admin", By: "alice"}}
@@ -368,6 +374,26 @@ func TestJudgedAgainBeforeEachMove(t *testing.T) {
 				t.Errorf("%s: %q, want it given up: %q", m.State, m.Reason, tc.why)
 			}
 		})
+	}
+}
+
+// While an agent is started anew nothing is known of its host's moves: they wait, and are made when it is back.
+func TestWaitsForAgents(t *testing.T) {
+	for _, host := range []string{"h0", "h2"} {
+		w := ready(t)
+		want := len(w.plans[0].Moves)
+		w.run(t, time.Minute)
+		w.away[host] = true
+		w.run(t, 5*time.Minute)
+		r := w.last()
+		if r.Phase.Final() || !strings.HasPrefix(r.Reason, "waiting for "+host+" (host-away)") {
+			t.Errorf("without %s: %s (%s), %+v", host, r.Phase, r.Reason, r.Moves)
+		}
+		delete(w.away, host)
+		w.run(t, 30*time.Minute)
+		if r = w.last(); r.Phase != fleet.RunDone || len(r.Moves) != want {
+			t.Errorf("with %s again: %s (%s), want %d moves made", host, r.Phase, r.Reason, want)
+		}
 	}
 }
 

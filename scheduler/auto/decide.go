@@ -143,7 +143,7 @@ func (p *pass) outdated(plan fleet.Plan) string {
 	first := ""
 	for _, m := range RunOf(plan, p.Now).Moves {
 		_, why := p.sense(m)
-		if why == "" {
+		if why == "" || unseen(p.Fleet, m) != "" {
 			return ""
 		}
 		if first == "" {

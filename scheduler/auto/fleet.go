@@ -164,19 +164,3 @@ func avoided(s *fleet.Snapshot, left []string, d fleet.Domain, index map[string]
 	slices.Sort(out)
 	return out
 }
-
-// crowded names a VM on the host from which this one must be kept apart; "" when there is none.
-func crowded(s *fleet.Snapshot, d fleet.Domain, host string) string {
-	for _, g := range s.Policy.Groups {
-		if g.Kind != policy.Apart || g.Strength != policy.Required || !g.Has(d.Facts.Name, s.VMs[d.Facts.ID].Labels) {
-			continue
-		}
-		for _, x := range residents(s) {
-			on := x.at() == host || x.Host.Name == host
-			if on && x.Facts.ID != d.Facts.ID && g.Has(x.Facts.Name, s.VMs[x.Facts.ID].Labels) {
-				return x.Facts.Name
-			}
-		}
-	}
-	return ""
-}

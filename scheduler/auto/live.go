@@ -88,7 +88,7 @@ func Doubt(s *fleet.Snapshot, r fleet.StoredRun) fleet.StoredRun {
 	where := map[hypervisor.DomainID]string{}
 	for _, m := range r.Moves {
 		switch {
-		case m.Cause != string(balance.ToEven):
+		case m.Cause != string(balance.ToEven), !m.State.Final() && unseen(s, m) != "":
 			return r
 		case m.State == fleet.MoveAsked || planned(m):
 			where[m.UUID] = m.To

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"drover/hypervisor"
 	"drover/precopy"
 	"drover/scheduler/balance"
 	"drover/scheduler/fleet"
@@ -56,15 +57,19 @@ func TestDoubt(t *testing.T) {
 	run := func(cause balance.Cause) fleet.StoredRun {
 		r := fleet.StoredRun{Run: fleet.Run{Kind: fleet.RunRebalance, Phase: fleet.RunRunning, RequestedBy: "ada"}}
 		for _, vm := range []string{"vm00", "vm01", "vm02"} {
-			r.Moves = append(r.Moves, fleet.RunMove{VM: vm, UUID: w.snapshot().Hosts["h0"].Facts.Domains[0].ID, From: "h0", To: "h2", Cause: string(cause), State: fleet.MovePlanned})
+			r.Moves = append(r.Moves, fleet.RunMove{VM: vm, UUID: hypervisor.DomainID(vm), From: "h0", To: "h2", Cause: string(cause), State: fleet.MovePlanned})
 		}
-		r.Moves[0].State, r.Moves[0].UUID = fleet.MoveMoved, "vm00"
-		r.Moves[1].UUID, r.Moves[2].UUID = "vm01", "vm02"
+		r.Moves[0].State = fleet.MoveMoved
 		return r
 	}
 	if r := Doubt(w.snapshot(), run(balance.ToEven)); r.Moves[1].State != fleet.MovePlanned {
 		t.Errorf("given up though it helps: %+v", r.Moves)
 	}
+	w.away["h0"] = true
+	if r := Doubt(w.snapshot(), run(balance.ToEven)); r.Moves[1].State != fleet.MovePlanned {
+		t.Errorf("given up because an agent is away: %+v", r.Moves)
+	}
+	delete(w.away, "h0")
 	for _, g := range w.vms { // the load goes where the run wants to move more
 		g.load = 0.2
 		if g.host == "h2" {

@@ -160,6 +160,7 @@ func (p *pass) next(r *fleet.StoredRun, asked int) string {
 	if asked >= p.Settings.AtOnce {
 		return fmt.Sprintf("%d moves are under way, the limit", asked)
 	}
+	waits := ""
 	for i := range r.Moves {
 		m := &r.Moves[i]
 		if m.State != fleet.MovePlanned {
@@ -173,6 +174,10 @@ func (p *pass) next(r *fleet.StoredRun, asked int) string {
 		if !ready {
 			continue
 		}
+		if why := unseen(p.Fleet, *m); why != "" {
+			waits = cmp.Or(waits, why)
+			continue
+		}
 		if state, why := p.sense(*m); why != "" {
 			m.State, m.Reason = state, why
 			continue
@@ -182,6 +187,17 @@ func (p *pass) next(r *fleet.StoredRun, asked int) string {
 		}
 		m.State, m.Migration, m.Began = fleet.MoveAsked, idAt(p.Now, r.ID, fmt.Sprint(i)), &p.Now
 		return ""
+	}
+	return waits
+}
+
+// unseen says which of a move's hosts can't be seen at present, as while its agent is started anew; "" when both
+// can. Nothing is known of the move then, neither for nor against it.
+func unseen(s *fleet.Snapshot, m fleet.RunMove) string {
+	for _, name := range []string{m.From, m.To} {
+		if h := s.Hosts[name]; h != nil && feasible.Up(s, h) != nil {
+			return fmt.Sprintf("waiting for %s (%s)", name, feasible.Up(s, h).Code)
+		}
 	}
 	return ""
 }
@@ -221,9 +237,6 @@ func (p *pass) sense(m fleet.RunMove) (fleet.MoveState, string) {
 	}
 	if b := feasible.Target(p.Fleet, feasible.Request{Domain: x.Domain}, m.To); len(b) > 0 {
 		return fleet.MoveStays, b[0].String()
-	}
-	if other := crowded(p.Fleet, x.Domain, m.To); other != "" {
-		return fleet.MoveStays, fmt.Sprintf("it must be kept apart from %s, which is on %s", other, m.To)
 	}
 	if gain, least := p.gain(m), p.Settings.Rule.Least/2; gain < least {
 		return fleet.MoveStays, fmt.Sprintf("it would avoid %.1f core-minutes by now, less than %.1f", gain, least)

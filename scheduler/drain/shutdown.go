@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
 )
 
@@ -29,8 +30,8 @@ func (s *step) shutDown() {
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
 		h := s.Fleet.Hosts[m.From]
-		if m.State != fleet.MoveShutting || h == nil || h.Load == nil {
-			continue
+		if m.State != fleet.MoveShutting || h == nil || feasible.Up(s.Fleet, h) != nil {
+			continue // nobody knows whether it still runs
 		}
 		switch {
 		case s.where.at[m.UUID] != m.From && s.where.moving[m.UUID] == "":

@@ -38,6 +38,29 @@ func TestShutDownBlocked(t *testing.T) {
 	}
 }
 
+// A report in which a host's guests can't be seen says nothing of those that were asked to shut down.
+func TestShutDownUnseen(t *testing.T) {
+	w := newWorld("h1:8 deaf:1", "h2:8")
+	w.pin("deaf", true)
+	r := drainOf("h1")
+	r.ShutDown = true
+	w.request(r)
+	for w.asked["deaf"] == 0 {
+		w.tick("r1")
+	}
+	w.hosts["h1"].problem = "libvirt does not answer"
+	for range 10 {
+		w.tick("r1")
+		if m := w.runs["r1"].Moves[0]; m.State != fleet.MoveShutting {
+			t.Fatalf("%s (%s), though nobody can see it", m.State, m.Reason)
+		}
+	}
+	w.hosts["h1"].problem, w.hosts["h1"].off["deaf"] = "", true
+	if got := w.play(t, "r1"); len(got.Moves) != 1 || got.Moves[0].State != fleet.MoveOff {
+		t.Errorf("%s (%s): %+v", got.Phase, got.Reason, got.Moves)
+	}
+}
+
 // A run that is cancelled shuts nothing down, and what hosts refuse for good is shut down, but not what failed.
 func TestShutDownNot(t *testing.T) {
 	w := newWorld("h1:8 a:2 b:2", "h2:8")

@@ -37,6 +37,7 @@ type host struct {
 	vms     map[string]int // GiB
 	off     map[string]bool
 	down    bool
+	problem string // of its last report
 	cpu     map[string]float64
 }
 
@@ -81,7 +82,7 @@ func (w *world) snapshot() *fleet.Snapshot {
 			f.Facts = &hypervisor.HostFacts{Name: name, Capacity: hypervisor.Capacity{
 				Cores: 8, Memory: hypervisor.Bytes(h.memory) * hypervisor.GiB, Bandwidth: 125_000_000,
 			}}
-			f.Load = &hypervisor.HostLoad{}
+			f.Load = &hypervisor.HostLoad{Problem: h.problem}
 			for _, vm := range slices.Sorted(maps.Keys(h.vms)) {
 				f.Facts.Domains = append(f.Facts.Domains, hypervisor.DomainFacts{
 					ID: uuidOf(vm), Name: vm, Memory: hypervisor.Bytes(h.vms[vm]) * hypervisor.GiB, VCPUs: 1,

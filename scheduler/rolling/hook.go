@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +47,7 @@ func (s *step) hooks(h *fleet.RolledHost) {
 	if r == nil {
 		return
 	}
-	if r.Lost && hook.Away {
+	if r.Lost && hook.Away && !r.Unasked {
 		r.Exit, r.Error, r.Lost = 0, "", false
 		r.Output = strings.TrimSpace(r.Output + "\nits agent went away, as the hook may have it do")
 	}
@@ -58,6 +59,12 @@ func (s *step) hooks(h *fleet.RolledHost) {
 
 // attempt notes that a hook is to be run: it is asked for when that is written.
 func (s *step) attempt(h *fleet.RolledHost, hook fleet.Hook, probe bool) {
+	// The agent that must be gone later is the one that lives now: it may have been started anew since the drain,
+	// as by whoever mended what made a hook fail. Hooks behind the one that takes the host down see the next one.
+	begins := hook.Away || passed(h) == 0 && !slices.ContainsFunc(s.roll.Hooks, func(h fleet.Hook) bool { return h.Away })
+	if host := s.Fleet.Hosts[h.Host]; begins && !probe && host != nil && host.Session != nil {
+		h.Instance = host.Session.Instance
+	}
 	h.Hooks = append(h.Hooks, fleet.HookRun{
 		Name: hook.Name, Probe: probe, Began: s.Now, Attempt: childID(s.r.ID, h.Host, fmt.Sprintf("hook/%s/%d", hook.Name, len(h.Hooks)), s.Now),
 	})
@@ -68,7 +75,7 @@ func (s *step) attempt(h *fleet.RolledHost, hook fleet.Hook, probe bool) {
 func (s *step) result(h *fleet.RolledHost, hook fleet.Hook, run *fleet.HookRun) *precopy.HookResult {
 	limit := time.Duration(hook.Timeout + hook.Grace)
 	result, begun := s.Hooks[run.Attempt]
-	lost := begun && result != nil && result.Lost && !hook.Away && s.Now.Sub(run.Began) < limit+lostGrace
+	lost := begun && result != nil && result.Lost && (!hook.Away || result.Unasked) && s.Now.Sub(run.Began) < limit+lostGrace
 	if !begun && s.r.Cancel != nil {
 		return nil
 	}

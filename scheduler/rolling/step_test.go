@@ -250,11 +250,17 @@ func TestApprove(t *testing.T) {
 func TestHealth(t *testing.T) {
 	w, r := newWorld("h1:16 a:2 b:2", "h2:16 c:2", "h3:16 d:2 e:2"), rollOf("h1")
 	probe := hook("probe")
-	r.Roll.Hooks = []fleet.Hook{{Name: "reboot", On: fleet.OnAgent, Timeout: policy.Duration(time.Minute), Away: true}}
+	r.Roll.Hooks = []fleet.Hook{hook("prepare"), {Name: "reboot", On: fleet.OnAgent, Timeout: policy.Duration(time.Minute), Away: true}}
 	r.Roll.Healthy = fleet.Healthy{Within: policy.Duration(10 * time.Minute), Libvirt: "11.3.0", Probe: &probe}
 	var rebooted time.Time
 	w.script = func(o HookOrder, n int) precopy.HookResult {
-		if o.Call.Name == "reboot" {
+		switch {
+		case o.Call.Name == "prepare":
+			w.hosts["h1"].instance = 2 // its agent is started anew before the reboot
+			return precopy.HookResult{}
+		case o.Call.Name == "reboot" && n == 1:
+			return precopy.HookResult{Exit: -1, Lost: true, Unasked: true} // nobody was there to be asked
+		case o.Call.Name == "reboot":
 			if o.On != fleet.OnAgent || o.Call.Env["DROVER_HOST"] != "h1" || o.Call.Env["DROVER_RUN"] != "m1" || o.Call.Env["DROVER_ATTEMPT"] != o.Call.Attempt {
 				t.Errorf("%+v", o)
 			}
@@ -274,7 +280,7 @@ func TestHealth(t *testing.T) {
 		case gone < 90*time.Second:
 			h.down = true
 		case h.down:
-			h.down, h.instance = false, 2
+			h.down, h.instance = false, 3
 		}
 		if gone := w.now.Sub(rebooted); !rebooted.IsZero() && gone < 90*time.Second && len(h.cordons) == 0 {
 			t.Fatalf("opened %s after its reboot began", gone)
@@ -283,11 +289,11 @@ func TestHealth(t *testing.T) {
 			t.Fatalf("%s: %+v", w.runs["m1"].Reason, w.runs["m1"].Roll.Rolled)
 		}
 	}
-	if w.ran["h1/probe"] != 3 || w.ran["h1/reboot"] != 1 {
+	if w.ran["h1/probe"] != 3 || w.ran["h1/reboot"] != 2 {
 		t.Errorf("ran: %v", w.ran)
 	}
-	if probes := w.runs["m1"].Roll.Rolled[0].Hooks; len(probes) != 2 {
-		t.Errorf("kept: %+v, want the hook and the last probe", probes)
+	if probes := w.runs["m1"].Roll.Rolled[0].Hooks; len(probes) != 3 {
+		t.Errorf("kept: %+v, want the hooks and the last probe", probes)
 	}
 }
 

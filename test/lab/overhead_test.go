@@ -122,7 +122,7 @@ func median(v []float64) float64 {
 func TestAgentCost(t *testing.T) {
 	l := begin(t, "1gbit")
 	for i := range 20 {
-		l.Guest(t, fmt.Sprintf("many%d", i), "kvm1", "--memory", "128MiB", "--wss", "16MiB", "--pattern", "idle")
+		l.Guest(t, fmt.Sprintf("many%d", i), "kvm1", "--memory", "128MiB", "--wss", "16MiB", "--pattern", "idle", "--beat", "100ms")
 	}
 	time.Sleep(20 * time.Second)
 	pid := l.agentPID(t, "kvm1")

@@ -15,10 +15,10 @@ const (
 	percent = 40
 	// giveBackEvery is how often unused memory goes back to the kernel, so that a daemon that does
 	// little holds little more than what it needs.
-	giveBackEvery = 5 * time.Second
+	giveBackEvery = 20 * time.Second
 	// giveBackHeap is the heap, in bytes, for which as much time again passes in between: collecting it
 	// takes some 1 ms per MiB, so that 1 % of a core or so is the most that it costs.
-	giveBackHeap = 64 << 20
+	giveBackHeap = 256 << 20
 )
 
 // The runtime samples allocations for heap profiles in every program that links net/http/pprof, as etcd's

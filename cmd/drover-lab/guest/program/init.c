@@ -1,9 +1,9 @@
 /*
  * The whole user space of a lab guest: dirties memory in a known way and says on the serial port how it does.
  *
- * Kernel command line: wss=BYTES rate=PAGES_PER_SECOND pattern=word|page|sweep|burst|idle
+ * Kernel command line: wss=BYTES rate=PAGES_PER_SECOND pattern=word|page|sweep|burst|idle beat=MICROSECONDS
  *
- * Serial protocol, one record per line ("." are beats, one each 5 ms, anywhere before a line's newline):
+ * Serial protocol, one record per line ("." are beats, anywhere before a line's newline):
  *   B BOOT_ID                       the guest booted
  *   R PAGES                         the working set is filled: the load begins
  *   W SEQ GUEST_MS WORK BAD DISK    every 100 ms: sequence number, guest clock, pages of work done,
@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, TICK_US = 5000, REPORT_TICKS = 20, SETTLE_TICKS = 200, MAX_TOLD = 20, MAX_CPUS = 16, COM1 = 0x3f8 };
+enum { PAGE = 4096, WORDS = PAGE / 8, TICK_US = 5000, REPORT_US = 100000, SETTLE_US = 1000000, MAX_TOLD = 20, MAX_CPUS = 16, COM1 = 0x3f8 };
 #define STEP 0x9e3779b97f4a7c15ull /* odd, so words of a page differ and do not compress */
 
 enum pattern { WORD, PAGES, SWEEP, BURST, IDLE };
@@ -42,6 +42,7 @@ static uint64_t *memory, *seed, *base;
 static uint64_t pages;
 static double rate; /* pages per second, all workers together */
 static enum pattern pattern = IDLE;
+static uint64_t beat_us = TICK_US;
 static int serial, workers = 1;
 static _Atomic uint64_t work_done[MAX_CPUS], bad;
 static _Atomic long disk_ok = -1;
@@ -105,25 +106,32 @@ static void touch(uint64_t p, uint64_t v)
 	memory[p * WORDS] = v;
 }
 
+/* Ticks of all threads are the same instants: each instant apart would wake an emulated CPU once more. */
+static uint64_t tick_before(uint64_t us, uint64_t period)
+{
+	return us - us % period;
+}
+
 /* Each worker owns a slice of the pages, so that copy and page are never written by two. */
 static void *worker(void *arg)
 {
 	uint64_t me = (uintptr_t)arg, lo = pages * me / workers, hi = pages * (me + 1) / workers, size = hi - lo;
-	uint64_t rnd = 88172645463325252ull + me, cursor = 0, begin = now_us(), last = begin;
+	uint64_t period = pattern == IDLE ? beat_us : TICK_US;
+	uint64_t rnd = 88172645463325252ull + me, cursor = 0, begin = tick_before(now_us(), period), last = begin;
 	double due = 0, per_us = rate / workers / 1e6;
 
 	while (memory == NULL || size == 0)
 		sleep_until(now_us() + 100000);
-	for (uint64_t tick = begin + TICK_US;; tick += TICK_US) {
+	for (uint64_t tick = begin + period;; tick += period) {
 		sleep_until(tick);
 		uint64_t now = now_us();
 		due += (now - last) * per_us;
 		last = now;
 		/* Work that a stolen CPU kept back is lost, not done later: that is what is measured. */
-		if (due > 4 * TICK_US * per_us + 1)
-			due = 4 * TICK_US * per_us + 1;
-		if (now > tick + 4 * TICK_US)
-			tick = now;
+		if (due > 4 * period * per_us + 1)
+			due = 4 * period * per_us + 1;
+		if (now > tick + 4 * period)
+			tick = tick_before(now, period);
 		int writing = pattern != IDLE && (pattern != BURST || (now - begin) / 2000000 % 2 == 0);
 		for (; due >= 1; due -= 1) {
 			uint64_t r = next_random(&rnd), p = lo + (pattern == SWEEP ? cursor++ % size : r % size);
@@ -177,15 +185,15 @@ static void *disk_writer(void *arg)
 
 static void *reporter(void *arg)
 {
-	uint64_t begin = now_us(), seq = 0;
+	uint64_t begin = tick_before(now_us(), beat_us), seq = 0;
 	uint64_t loaded = 0; /* the first tick under load */
 	int direct = 0;
 	(void)arg;
 	for (uint64_t n = 1;; n++) {
-		sleep_until(begin + n * TICK_US);
+		sleep_until(begin + n * beat_us);
 		uint64_t now = now_us();
-		if (now > begin + (n + 1) * TICK_US) /* ticks slept through are gone */
-			n = (now - begin) / TICK_US;
+		if (now > begin + (n + 1) * beat_us) /* ticks slept through are gone */
+			n = (now - begin) / beat_us;
 		if (begun && !loaded) {
 			/* A beat says that the guest runs: it must not wait for what else the guest does, nor for the kernel's
 			 * terminal, which is long code to come upon with cold caches. Before, it must not hold up the filling. */
@@ -194,9 +202,9 @@ static void *reporter(void *arg)
 			direct = ioperm(COM1, 1, 1) == 0;
 			loaded = n;
 		}
-		if (n / REPORT_TICKS == seq) {
+		if (n * beat_us / REPORT_US == seq) {
 			/* The line that says that the load begins must be through before a beat could part it. */
-			if (direct && n > loaded + SETTLE_TICKS)
+			if (direct && n > loaded + SETTLE_US / beat_us)
 				outb('.', COM1);
 			else
 				say(".");
@@ -205,7 +213,7 @@ static void *reporter(void *arg)
 		uint64_t sum = 0;
 		for (int i = 0; i < workers; i++)
 			sum += work_done[i];
-		seq = n / REPORT_TICKS;
+		seq = n * beat_us / REPORT_US;
 		say(".\nW %lu %lu %lu %lu %ld\n", seq, now / 1000, sum, (uint64_t)bad, (long)disk_ok);
 	}
 	return NULL;
@@ -254,6 +262,9 @@ static void configure(void)
 	close(fd);
 	pages = strtoull(option(cmdline, " wss=", text, sizeof text), NULL, 10) / PAGE;
 	rate = strtod(option(cmdline, " rate=", text, sizeof text), NULL);
+	beat_us = strtoull(option(cmdline, " beat=", text, sizeof text), NULL, 10);
+	if (beat_us < 1000 || beat_us > REPORT_US)
+		beat_us = TICK_US;
 	option(cmdline, " pattern=", text, sizeof text);
 	static const char *names[] = {"word", "page", "sweep", "burst", "idle"};
 	for (int i = 0; i < 5; i++)

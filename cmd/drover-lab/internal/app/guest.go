@@ -25,6 +25,7 @@ func guestCommands() []*cli.Command {
 						&cli.StringFlag{Name: "wss", Value: "64MiB", Usage: "how much memory it writes to"},
 						&cli.IntFlag{Name: "rate", Value: 5000, Usage: "pages it writes to per second"},
 						&cli.StringFlag{Name: "pattern", Value: "word", Usage: "word of a random page, whole random page, sweep in order, burst (2 s of 4), idle"},
+						&cli.DurationFlag{Name: "beat", Value: guest.DefaultBeat, Usage: "how often it says that it runs, at most 100 ms; longer where many guests share this machine"},
 						&cli.StringFlag{Name: "disk", Value: "none", Usage: "none, shared or local (private to its host)"},
 						&cli.StringFlag{Name: "disk-size", Value: "16MiB", Usage: "size of the disk"},
 						&cli.StringSliceFlag{Name: "prepare", Usage: "`HOST` that gets an empty image for a migration of a local disk"},
@@ -62,7 +63,7 @@ func guestStart(c *cli.Context) error {
 	s := guest.Spec{
 		Name: a[0], Host: c.String("host"), VCPUs: c.Int("vcpus"), Rate: c.Int("rate"),
 		Pattern: guest.Pattern(c.String("pattern")), Disk: guest.DiskKind(c.String("disk")),
-		Prepare: c.StringSlice("prepare"), Transient: c.Bool("transient"),
+		Prepare: c.StringSlice("prepare"), Transient: c.Bool("transient"), Beat: c.Duration("beat"),
 	}
 	var errs [3]error
 	s.Memory, errs[0] = hypervisor.ParseBytes(c.String("memory"))

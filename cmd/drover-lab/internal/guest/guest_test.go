@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -18,7 +19,7 @@ import (
 func good() Spec {
 	return Spec{
 		Name: "g1", Host: "kvm1", Memory: 256 * hypervisor.MiB, VCPUs: 1, WSS: 64 * hypervisor.MiB, Rate: 100,
-		Pattern: Word, Disk: NoDisk,
+		Pattern: Word, Disk: NoDisk, Beat: DefaultBeat,
 	}
 }
 
@@ -34,6 +35,8 @@ func TestSpecCheck(t *testing.T) {
 		{"too many CPUs", func(s *Spec) { s.VCPUs = 17 }, ErrSpec},
 		{"negative rate", func(s *Spec) { s.Rate = -1 }, ErrSpec},
 		{"unknown pattern", func(s *Spec) { s.Pattern = "wild" }, ErrSpec},
+		{"beats too far apart", func(s *Spec) { s.Beat = time.Second }, ErrSpec},
+		{"no beats", func(s *Spec) { s.Beat = 0 }, ErrSpec},
 		{"unknown disk", func(s *Spec) { s.Disk = "floppy" }, ErrSpec},
 		{"working set does not fit", func(s *Spec) { s.WSS = 200 * hypervisor.MiB }, ErrSpec},
 		{"no working set", func(s *Spec) { s.WSS = 0 }, ErrSpec},
@@ -105,7 +108,7 @@ func TestXML(t *testing.T) {
 			if want := map[string]string{"qemu": "custom", "kvm": "host-model"}[kind]; d.CPU.Mode != want {
 				t.Errorf("CPU mode %q for %s, want %q", d.CPU.Mode, kind, want)
 			}
-			if !strings.Contains(d.Cmdline, "wss=67108864 rate=100 pattern=word") {
+			if !strings.Contains(d.Cmdline, "wss=67108864 rate=100 pattern=word beat=5000") {
 				t.Errorf("command line %q", d.Cmdline)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -58,7 +59,13 @@ type Spec struct {
 	// Prepare lists hosts that get an empty image of the same size, as a migration with storage needs.
 	Prepare   []string `json:"prepare,omitempty"`
 	Transient bool     `json:"transient,omitempty"`
+	// Beat is how often the guest says that it runs. Each beat wakes an emulated CPU: at [DefaultBeat] an idle guest
+	// takes a tenth of a core, and a dozen of them the machine.
+	Beat time.Duration `json:"beat"`
 }
+
+// DefaultBeat is short enough to see pauses to a few milliseconds.
+const DefaultBeat = 5 * time.Millisecond
 
 // kernelNeeds is the memory that is not for the working set.
 const kernelNeeds = 96 * hypervisor.MiB
@@ -73,6 +80,7 @@ func (s Spec) Check() error {
 	}
 	bad(s.VCPUs >= 1 && s.VCPUs <= 16, "%d vCPUs: want 1 to 16", s.VCPUs)
 	bad(s.Rate >= 0, "rate %d: want pages per second", s.Rate)
+	bad(s.Beat >= DefaultBeat && s.Beat <= 100*time.Millisecond, "beat each %v: want 5 ms to 100 ms", s.Beat)
 	bad(slices.Contains(Patterns(), s.Pattern), "pattern %q: want one of %v", s.Pattern, Patterns())
 	bad(slices.Contains(DiskKinds(), s.Disk), "disk %q: want one of %v", s.Disk, DiskKinds())
 	bad(s.WSS >= hypervisor.MiB, "working set %v: want at least 1 MiB", s.WSS)

@@ -19,7 +19,7 @@ type machine struct {
 
 // Cmdline is the guest program's configuration.
 func (m machine) Cmdline() string {
-	return fmt.Sprintf("console=ttyS0 quiet cryptomgr.notests wss=%d rate=%d pattern=%s", m.WSS, m.Rate, m.Pattern)
+	return fmt.Sprintf("console=ttyS0 quiet cryptomgr.notests wss=%d rate=%d pattern=%s beat=%d", m.WSS, m.Rate, m.Pattern, m.Beat.Microseconds())
 }
 
 // KiB is the guest's memory in libvirt's unit.
