@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 )
 
 // Schema is the version of the values that this program writes, where the record has none of its
@@ -58,19 +57,27 @@ func encodePacked(v any) ([]byte, error) {
 	return pack(raw), nil
 }
 
-// packers are writers for values that come in a row.
-var packers = sync.Pool{New: func() any {
-	w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed) // fails only for unknown levels
-	return w
-}}
+// packer keeps one writer for the next value. Each takes a megabyte: a pool would lose it with every second collection
+// of garbage, and an agent that reports would do little but make new ones.
+var packer = make(chan *gzip.Writer, 1)
 
 // pack compresses when that saves a quarter at least.
 func pack(raw []byte) []byte {
 	if len(raw) < packFrom {
 		return raw
 	}
-	w := packers.Get().(*gzip.Writer)
-	defer packers.Put(w)
+	var w *gzip.Writer
+	select {
+	case w = <-packer:
+	default:
+		w, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // fails only for unknown levels
+	}
+	defer func() {
+		select {
+		case packer <- w:
+		default:
+		}
+	}()
 	var buf bytes.Buffer
 	w.Reset(&buf)
 	_, _ = w.Write(raw) // a bytes.Buffer takes everything
