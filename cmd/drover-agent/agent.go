@@ -37,7 +37,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 	defer st.Close()
 	host, err := kvm.Open(ctx, kvm.Config{
 		URI: s.LibvirtURI, Name: s.Name, PeerURI: s.PeerURI, MigrationAddress: s.MigrationAddress,
-		StateDir: s.SpoolDir, Capacity: s.Capacity, LoadSource: kvm.LoadSource(s.LoadSource),
+		StateDir: s.SpoolDir, Capacity: s.Capacity, LoadSource: kvm.LoadSource(s.LoadSource), QueryQEMU: s.QueryQEMU,
 		AgentVersion: version.Version, ProtocolMin: precopy.Schema, ProtocolMax: precopy.Schema,
 		Logger: log,
 	})

@@ -31,6 +31,8 @@ type Agent struct {
 	Capacity hypervisor.Capacity
 	// LoadSource is "host", or "domains" where several hosts share one kernel.
 	LoadSource string
+	// QueryQEMU lets preflight ask a guest's QEMU what keeps it from moving; libvirt then marks the guest tainted.
+	QueryQEMU bool
 	// SpoolDir is where outcomes are kept until the store has them.
 	SpoolDir string
 	// HooksDir is where the commands are that maintenance and migrations may run on this host, each under its
@@ -68,6 +70,7 @@ func (a *Agent) Fields() []Field {
 		{"capacity-memory", "memory to reckon with, such as 64GiB (default: what libvirt reports)", Size(&a.Capacity.Memory)},
 		{"capacity-bandwidth", "rate of the migration network, such as 10gbit (default: the interface's)", Rate(&a.Capacity.Bandwidth)},
 		{"load-source", "host, or domains where several hosts share one kernel", OneOf(&a.LoadSource, "host", "domains")},
+		{"query-qemu", "ask QEMU itself what keeps a guest from moving; libvirt marks the guest tainted for it", Bool(&a.QueryQEMU)},
 		{"spool-dir", "directory for outcomes that the store has not taken yet", String(&a.SpoolDir)},
 		{"hooks-dir", "directory of the commands that maintenance and migrations may run here, by their names; empty allows none", String(&a.HooksDir)},
 	}
