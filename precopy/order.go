@@ -31,8 +31,6 @@ type Order struct {
 	// Leader and Fence say who ordered: the election key's holder and create revision.
 	Leader string `json:"leader"`
 	Fence  int64  `json:"fence"`
-	// CopyDisks are the disks to copy, created on the target beforehand.
-	CopyDisks []string `json:"copy_disks,omitempty"`
 	// Strategy is how the stream is to be sent, Prior what the controller is told of the domain.
 	Strategy hypervisor.Strategy `json:"strategy,omitzero"`
 	Prior    *forecast.Prior     `json:"prior,omitempty"`

@@ -117,7 +117,7 @@ func small(t *testing.T, l *Lab, n int) []string {
 		if i%3 == 0 {
 			flags = append(flags, "--wss", "8MiB", "--rate", "300", "--pattern", "page")
 		} else {
-			flags = append(flags, "--wss", "8MiB", "--pattern", "idle")
+			flags = append(flags, "--wss", "8MiB", "--pattern", "idle", "--beat", "20ms")
 		}
 		l.Guest(t, g, "kvm1", flags...)
 		guests = append(guests, g)
@@ -352,7 +352,7 @@ func TestDrainCancelSeries(t *testing.T) {
 		for _, h := range hosts {
 			closed := len(h.Cordons) > 0
 			want := h.Name == from && (!open || r.Phase == fleet.RunDone) && r.Started != nil
-			if closed != want && (h.Name != from || r.Phase != fleet.RunCancelled || open) {
+			if closed != want {
 				t.Errorf("%s: closed %v, want %v", h.Name, closed, want)
 			}
 		}

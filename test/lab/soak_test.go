@@ -94,7 +94,6 @@ func (l *Lab) anonymous(t *testing.T) map[string]hypervisor.Bytes {
 
 func (l *Lab) anonymousNow(t *testing.T) map[string]hypervisor.Bytes {
 	t.Helper()
-	t.Helper()
 	var daemons []struct {
 		Host string `json:"host"`
 		Name string `json:"name"`

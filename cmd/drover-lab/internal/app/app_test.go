@@ -62,7 +62,7 @@ func TestParseSignal(t *testing.T) {
 
 func TestUsageErrors(t *testing.T) {
 	for _, line := range []string{
-		"nonsense", "guest nonsense", "up --bogus", "up extra", "up --shape fast", "up --memory much", "up --cpus -1", "down extra",
+		"nonsense", "guest nonsense", "up --bogus", "up extra", "up --shape fast", "up --memory much", "up --cpus -1", "up --hosts 0", "up --hosts 1000", "down extra",
 	} {
 		a := newApp(io.Discard, io.Discard)
 		if err := run(t.Context(), a, strings.Fields("drover-lab "+line)); !errors.Is(err, errUsage) {

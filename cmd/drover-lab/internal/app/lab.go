@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"drover/cmd/drover-lab/internal/host"
+	"drover/cmd/drover-lab/internal/netns"
 	"drover/cmd/drover-lab/internal/state"
 	"drover/hypervisor"
 )
@@ -46,6 +47,9 @@ func up(c *cli.Context) error {
 	spec := host.Spec{Dir: c.String("dir"), Hosts: c.Int("hosts"), CPUs: hypervisor.Cores(c.Float64("cpus"))}
 	if spec.CPUs < 0 {
 		return usagef("cpus %v: want a positive number", c.Float64("cpus"))
+	}
+	if spec.Hosts < 1 || spec.Hosts > netns.MaxHosts {
+		return usagef("hosts %d: want 1 to %d", spec.Hosts, netns.MaxHosts)
 	}
 	if spec.Shape, err = parseRate(c.String("shape")); err != nil {
 		return err
