@@ -164,7 +164,7 @@ func (l Layout) weigh(lab string) error {
 		} else if !slices.Contains(h.Controllers, "cpu") {
 			continue
 		}
-		err := os.WriteFile(filepath.Join(h.Path, LabGroup(lab), file), []byte(strconv.Itoa(value)), 0)
+		err := os.WriteFile(filepath.Join(h.Path, LabGroup(lab), file), []byte(strconv.Itoa(value)), 0o644)
 		// A v2 kernel whose cpu controller v1 holds has no such file, and lets none be made.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("weigh control group: %w", err)
@@ -177,7 +177,7 @@ func (l Layout) weigh(lab string) error {
 // that v1 holds, must not keep the others away. What is missing in the end shows when a limit is written.
 func passOn(dir string) {
 	for _, c := range wantedV2 {
-		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0)
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644)
 	}
 }
 
@@ -186,7 +186,7 @@ func inheritCPUSet(dir string) error {
 	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 		data, err := os.ReadFile(filepath.Join(filepath.Dir(dir), f))
 		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, f), data, 0)
+			err = os.WriteFile(filepath.Join(dir, f), data, 0o644)
 		}
 		if err != nil {
 			return fmt.Errorf("create control group: %w", err)
@@ -221,7 +221,7 @@ func (l Layout) limit(lab, host string, lim Limits) error {
 			}
 		}
 		for _, f := range files {
-			if err := os.WriteFile(filepath.Join(l.hostDir(h, lab, host), f[0]), []byte(f[1]), 0); err != nil {
+			if err := os.WriteFile(filepath.Join(l.hostDir(h, lab, host), f[0]), []byte(f[1]), 0o644); err != nil {
 				return fmt.Errorf("limit host %s: %w", host, err)
 			}
 		}
@@ -243,7 +243,7 @@ func (l Layout) MoveToRoot(lab, host string, pid int) error {
 func (l Layout) move(lab, host string, pid int, where func(Hierarchy, string, string) string) error {
 	for _, h := range l.Tree {
 		file := filepath.Join(where(h, lab, host), "cgroup.procs")
-		if err := os.WriteFile(file, []byte(strconv.Itoa(pid)), 0); err != nil {
+		if err := os.WriteFile(file, []byte(strconv.Itoa(pid)), 0o644); err != nil {
 			return fmt.Errorf("move process into the groups of %s: %w", host, err)
 		}
 	}
