@@ -51,7 +51,7 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status": cmdStatus, "capture": cmdCapture, "absent": cmdAbsent,
+			"status": cmdStatus, "capture": cmdCapture, "absent": cmdAbsent, "until": cmdUntil,
 			"etcd": cmdEtcd, "agents": cmdAgents, "record": cmdRecord, "poke": cmdPoke, "load": cmdLoad,
 		},
 	})
@@ -83,6 +83,23 @@ func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// cmdUntil: until PATTERN PROGRAM ARG... runs the program again and again until its stdout matches.
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until PATTERN PROGRAM ARG...")
+	}
+	want := regexp.MustCompile("(?m)" + args[0])
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("no match for %q: %v", args[0], err)
+		}
 	}
 }
 
