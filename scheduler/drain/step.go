@@ -91,6 +91,8 @@ func Step(in Input) (fleet.Run, []Request) {
 	s.where = locate(in.Fleet, s.concerned())
 	s.obey()
 	switch {
+	case s.r.Phase == fleet.RunRequested && s.r.Cancel != nil && !s.opened():
+		// The cancel came between its first cordon and the write that it runs.
 	case s.r.Phase == fleet.RunRequested && s.r.Cancel != nil:
 		s.end(fleet.RunCancelled, "cancelled by "+s.r.Cancel.By+" before it began")
 	case s.r.Phase == fleet.RunRequested:
@@ -278,18 +280,21 @@ func (s *step) stop() {
 		s.r.Reason = fmt.Sprintf("cancelled by %s; waiting for %d under way", s.r.Cancel.By, under)
 		return
 	}
-	closed := false
-	if s.r.Cancel.Uncordon {
-		for _, name := range s.r.Hosts {
-			if h := s.Fleet.Hosts[name]; h != nil && holds(h, s.r.Holder()) {
-				closed = true
-				s.request(Request{Cordon: &Cordon{Host: name, Cordon: fleet.Cordon{Holder: s.r.Holder()}, Off: true}})
-			}
-		}
-	}
-	if !closed {
+	if !s.r.Cancel.Uncordon || s.opened() {
 		s.end(fleet.RunCancelled, "cancelled by "+s.r.Cancel.By)
 	}
+}
+
+// opened opens the hosts that the run has closed; true once there is none.
+func (s *step) opened() bool {
+	open := true
+	for _, name := range s.r.Hosts {
+		if h := s.Fleet.Hosts[name]; h != nil && holds(h, s.r.Holder()) {
+			open = false
+			s.request(Request{Cordon: &Cordon{Host: name, Cordon: fleet.Cordon{Holder: s.r.Holder()}, Off: true}})
+		}
+	}
+	return open
 }
 
 // Over reports whether a migration belongs to a run that wants no more moves: one that has not begun then
