@@ -293,7 +293,7 @@ func TestNearTheBest(t *testing.T) {
 		}
 		s = newState(s.compiled)
 		found := find(s)
-		if got := found.cost(&found.totals); got > best+0.1*(start-best)+1e-6*max(1, best) {
+		if got := found.cost(&found.totals); got > best+0.1*(start-best)+1e-6 {
 			t.Fatalf("from %v to %v, best is %v", start, got, best)
 		}
 	})
