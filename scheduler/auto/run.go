@@ -195,8 +195,10 @@ func (p *pass) next(r *fleet.StoredRun, asked int) string {
 // can. Nothing is known of the move then, neither for nor against it.
 func unseen(s *fleet.Snapshot, m fleet.RunMove) string {
 	for _, name := range []string{m.From, m.To} {
-		if h := s.Hosts[name]; h != nil && feasible.Up(s, h) != nil {
-			return fmt.Sprintf("waiting for %s (%s)", name, feasible.Up(s, h).Code)
+		if h := s.Hosts[name]; h != nil {
+			if b := feasible.Up(s, h); b != nil {
+				return fmt.Sprintf("waiting for %s (%s)", name, b.Code)
+			}
 		}
 	}
 	return ""

@@ -97,6 +97,17 @@ func TestShutDownNot(t *testing.T) {
 	}
 }
 
+// A cancel that comes between a drain's first cordon and the write that it runs leaves no host closed.
+func TestCancelledWhileClosing(t *testing.T) {
+	w, r := newWorld("h1:8 a:2", "h2:8"), drainOf("h1")
+	r.Cancel = &fleet.RunCancel{By: "eve"}
+	w.request(r)
+	w.hosts["h1"].cordons = []fleet.Cordon{{Holder: r.Holder(), By: "ada"}}
+	if got := w.play(t, "r1"); got.Phase != fleet.RunCancelled || len(w.hosts["h1"].cordons) > 0 || len(w.migs) > 0 {
+		t.Errorf("%s (%s), cordons %+v; want it cancelled and the host open", got.Phase, got.Reason, w.hosts["h1"].cordons)
+	}
+}
+
 // A host that is only asked to be drained is no target any more, and a second drain of it is refused.
 func TestAboutToDrain(t *testing.T) {
 	w := newWorld("h1:8 a:1 b:1", "h2:8", "h3:8")

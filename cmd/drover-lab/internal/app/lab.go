@@ -8,7 +8,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"drover/cmd/drover-lab/internal/host"
-	"drover/cmd/drover-lab/internal/netns"
 	"drover/cmd/drover-lab/internal/state"
 	"drover/hypervisor"
 )
@@ -48,9 +47,6 @@ func up(c *cli.Context) error {
 	if spec.CPUs < 0 {
 		return usagef("cpus %v: want a positive number", c.Float64("cpus"))
 	}
-	if spec.Hosts < 1 || spec.Hosts > netns.MaxHosts {
-		return usagef("hosts %d: want 1 to %d", spec.Hosts, netns.MaxHosts)
-	}
 	if spec.Shape, err = parseRate(c.String("shape")); err != nil {
 		return err
 	}
@@ -60,8 +56,8 @@ func up(c *cli.Context) error {
 		}
 	}
 	begin := time.Now()
-	if _, err := l.hosts.Up(c.Context, spec); errors.Is(err, host.ErrUp) {
-		return err
+	if _, err := l.hosts.Up(c.Context, spec); errors.Is(err, host.ErrSpec) {
+		return usagef("%v", err)
 	} else if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ import (
 var (
 	// ErrUp says that the lab is up already.
 	ErrUp = errors.New("lab is up already")
+	// ErrSpec says that a lab can't be made as described.
+	ErrSpec = errors.New("impossible lab")
 	// ErrDown says that a host was killed and not booted since.
 	ErrDown = errors.New("host is down")
 )
@@ -56,7 +58,7 @@ type Spec struct {
 // it is up already; what an interrupted Up left is removed first.
 func (m *Manager) Up(ctx context.Context, spec Spec) (state.Lab, error) {
 	if spec.Hosts < 1 || spec.Hosts > netns.MaxHosts {
-		return state.Lab{}, fmt.Errorf("up: %d hosts: want 1 to %d", spec.Hosts, netns.MaxHosts)
+		return state.Lab{}, fmt.Errorf("%d hosts: want 1 to %d: %w", spec.Hosts, netns.MaxHosts, ErrSpec)
 	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
