@@ -220,8 +220,10 @@ type Progress struct {
 // fields that this program does not know survive a write-back.
 type Stored struct {
 	Migration
-	Revision int64  `json:"-"`
-	Raw      []byte `json:"-"`
+	Revision int64 `json:"-"`
+	// Born is the revision at which the record was made, 0 where nobody asked for it.
+	Born int64  `json:"-"`
+	Raw  []byte `json:"-"`
 	// Past says that the record was moved to the history: it can't be changed any more.
 	Past bool `json:"-"`
 }

@@ -18,9 +18,11 @@ type Order struct {
 	// Share what the stream begins with, 0 for all of Bandwidth.
 	Need  hypervisor.BytesPerSecond `json:"need,omitempty"`
 	Share hypervisor.BytesPerSecond `json:"share,omitempty"`
-	// Memory is the domain's allotment when it was ordered: what the target keeps free for it, also
-	// while the source does not report.
-	Memory hypervisor.Bytes `json:"memory,omitempty"`
+	// Domain and Load are what the source reported of the domain when it was ordered: the target keeps its
+	// memory free also while the source does not report, and once it has moved they say what came to the
+	// target until that reports it.
+	Domain *hypervisor.DomainFacts `json:"domain,omitempty"`
+	Load   *hypervisor.DomainLoad  `json:"load,omitempty"`
 	// IssuedAt and NotAfter are when the order was given and when it lapses unless claimed, by the
 	// leader's clock. Old orders are never carried out. Orders of older leaders have no IssuedAt.
 	IssuedAt time.Time `json:"issued_at,omitzero"`

@@ -220,9 +220,6 @@ func (p *pass) admit(m precopy.Stored) {
 	dom, ok := domain(src, m.UUID)
 	switch {
 	case ok:
-	case p.Fleet.Arriving(m.UUID) == m.Source:
-		p.wait(m, fmt.Sprintf("waiting: %s has just come to %s, whose next report will show it", m.Domain, m.Source))
-		return
 	default:
 		p.refuse(m, hypervisor.Blocker{Code: hypervisor.BlockUnknownDomain, Detail: fmt.Sprintf("%s is not on %s", m.Domain, m.Source)})
 		return
@@ -393,7 +390,8 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promise precopy.Policy, f forecast.Forecast, v budget.Verdict) {
 	dst := p.Fleet.Hosts[target]
 	o := precopy.Order{
-		PeerURI: dst.Facts.PeerURI, Bandwidth: p.budget.Bandwidth(m.Source, target), Need: v.Need, Share: v.Share, Memory: r.Domain.Facts.Memory,
+		PeerURI: dst.Facts.PeerURI, Bandwidth: p.budget.Bandwidth(m.Source, target), Need: v.Need, Share: v.Share,
+		Domain: &r.Domain.Facts, Load: &r.Domain.Load,
 		IssuedAt: p.Now, NotAfter: p.Now.Add(orderLife + promise.BeforeTime()), ClockOffset: p.Memory.Clocks[m.Source],
 		Leader: p.Leader, Fence: p.Fence,
 	}

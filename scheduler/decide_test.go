@@ -61,13 +61,6 @@ func add(s *fleet.Snapshot, id, vm, source, target string, phase precopy.Phase) 
 	return m
 }
 
-// arrived adds a migration that is done.
-func arrived(s *fleet.Snapshot, id, vm, source, target string, at time.Time) {
-	m := add(s, id, vm, source, target, precopy.Done)
-	m.Finished = &at
-	s.Migrations[id] = m
-}
-
 func inputs(s *fleet.Snapshot) Inputs {
 	return Inputs{
 		Fleet: s, Limits: DefaultLimits(), Placer: LeastLoaded{}, Leader: "me", Fence: 7, Now: t0,
@@ -163,7 +156,7 @@ func TestDecide(t *testing.T) {
 			s.Hosts["h3"].Facts.Capacity.Memory = 3 * hypervisor.GiB
 			s.Hosts["h2"].Session, s.Hosts["h2"].Facts, s.Hosts["h2"].Load = nil, nil, nil
 			m := add(s, "m1", "c", "h2", "h3", precopy.Copying)
-			m.Order.Memory = 2 * hypervisor.GiB
+			m.Order.Domain = &hypervisor.DomainFacts{Memory: 2 * hypervisor.GiB}
 			add(s, "m2", "a", "h1", "h3", precopy.Requested)
 		}, []string{"m2 refused h3 memory"}},
 		{"cancelled before anything", func(s *fleet.Snapshot, _ *Inputs) {
@@ -231,18 +224,6 @@ func TestDecide(t *testing.T) {
 		{"a VM that has gone", func(s *fleet.Snapshot, _ *Inputs) {
 			add(s, "m1", "zz", "h1", "h2", precopy.Requested)
 		}, []string{"m1 refused h2 unknown-vm"}},
-		{"a VM that has just come, and that nobody reports yet, is waited for", func(s *fleet.Snapshot, _ *Inputs) {
-			arrived(s, "m0", "x", "h2", "h1", t0.Add(-2*time.Second))
-			add(s, "m1", "x", "h1", "h2", precopy.Requested)
-		}, []string{"m1 requested h2 waiting"}},
-		{"but not for long", func(s *fleet.Snapshot, _ *Inputs) {
-			arrived(s, "m0", "x", "h2", "h1", t0.Add(-time.Minute))
-			add(s, "m1", "x", "h1", "h2", precopy.Requested)
-		}, []string{"m1 refused h2 unknown-vm"}},
-		{"nor where it has not come", func(s *fleet.Snapshot, _ *Inputs) {
-			arrived(s, "m0", "x", "h2", "h3", t0.Add(-2*time.Second))
-			add(s, "m1", "x", "h1", "h2", precopy.Requested)
-		}, []string{"m1 refused h2 unknown-vm"}},
 		{"a pinned VM", func(s *fleet.Snapshot, _ *Inputs) {
 			s.VMs = map[hypervisor.DomainID]policy.VMRecord{"id-a": {Pinned: new(true)}}
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
@@ -294,10 +275,10 @@ func TestOrderCarriesWhatTheAgentNeeds(t *testing.T) {
 	if w.Host != "h2" || w.HostRevision != 41 {
 		t.Errorf("the order depends on %q at %d, want h2's record at 41", w.Host, w.HostRevision)
 	}
-	got := w.New.Order
+	got, d := w.New.Order, s.Hosts["h1"].Domains()[0]
 	want := &precopy.Order{
 		PeerURI: "qemu+tls://h2/system", MigrateURI: "tcp://[2001:db8::7]", TLSName: "h2",
-		Bandwidth: 45e6, Share: 42 << 20, Memory: 2 * hypervisor.GiB,
+		Bandwidth: 45e6, Share: 42 << 20, Domain: &d.Facts, Load: &d.Load,
 		IssuedAt: t0, NotAfter: t0.Add(orderLife), ClockOffset: time.Minute, Leader: "me", Fence: 7,
 		Prior: &forecast.Prior{},
 	}

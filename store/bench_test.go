@@ -29,7 +29,7 @@ func fleetBatch(b *testing.B, hosts, domains int) kv.Batch {
 		}
 		add(reportKey(name, partSession), testSession(name, name, "i"))
 		add(reportKey(name, partFacts), factsRecord{Schema, facts})
-		add(reportKey(name, partLoad), loadRecord{Schema, load})
+		add(reportKey(name, partLoad), loadRecord{Schema, 0, load})
 	}
 	return batch
 }

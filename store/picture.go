@@ -219,7 +219,7 @@ func (p *picture) setMigration(id string, e *kv.Entry) error {
 		delete(p.migrations, id)
 		return nil
 	}
-	m := precopy.Stored{Revision: e.Mod, Raw: e.Value}
+	m := precopy.Stored{Revision: e.Mod, Born: e.Create, Raw: e.Value}
 	if err := decode(e.Value, &m.Migration); err != nil {
 		return err
 	}
@@ -360,13 +360,15 @@ func (p *picture) setSeen(name string, e *kv.Entry) error {
 
 func (p *picture) setLoad(name string, e *kv.Entry, now time.Time) error {
 	if e == nil {
-		p.change(name, func(h *fleet.Host) { h.Load, h.LoadRevision, h.LoadSeen = nil, 0, time.Time{} })
+		p.change(name, func(h *fleet.Host) { h.Load, h.LoadRevision, h.LoadAsOf, h.LoadSeen = nil, 0, 0, time.Time{} })
 		return nil
 	}
 	var r loadRecord
 	if err := decode(e.Value, &r); err != nil {
 		return err
 	}
-	p.change(name, func(h *fleet.Host) { h.Load, h.LoadRevision, h.LoadSeen = &r.HostLoad, e.Mod, now })
+	p.change(name, func(h *fleet.Host) {
+		h.Load, h.LoadRevision, h.LoadAsOf, h.LoadSeen = &r.HostLoad, e.Mod, r.AsOf, now
+	})
 	return nil
 }

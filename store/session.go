@@ -29,6 +29,7 @@ type AgentSession struct {
 
 	mu   sync.Mutex
 	seen []byte // what this session last wrote of partSeen
+	asOf int64  // the store's revision at the last load's write, or at the session's
 }
 
 // Register takes the host's name for this agent until ctx ends or Close. The previous session of the
@@ -66,6 +67,7 @@ func (s *Store) Register(ctx context.Context, session fleet.Session, ttl time.Du
 		a.revoke()
 		return nil, err
 	}
+	a.asOf = a.fence.Create
 	a.done = s.hold(life, lease, a.fence)
 	return a, nil
 }
@@ -195,7 +197,7 @@ func (a *AgentSession) PublishFacts(ctx context.Context, f hypervisor.HostFacts)
 	if !bytes.Equal(seen, a.seen) {
 		also = []kv.Op{kv.Put(reportKey(a.host, partSeen), seen)}
 	}
-	if err := a.publish(ctx, partFacts, factsRecord{Schema, f}, also...); err != nil {
+	if _, err := a.publish(ctx, partFacts, factsRecord{Schema, f}, also...); err != nil {
 		return err
 	}
 	a.seen = seen
@@ -213,9 +215,16 @@ func seenOf(f hypervisor.HostFacts) seenRecord {
 	return r
 }
 
-// PublishLoad replaces the host's load. ErrFenced when the session is lost.
+// PublishLoad replaces the host's load. A load is taken after the call for the one before has returned,
+// so that readers know what it is newer than ([fleet.Host.LoadAsOf]). ErrFenced when the session is lost.
 func (a *AgentSession) PublishLoad(ctx context.Context, l hypervisor.HostLoad) error {
-	return a.publish(ctx, partLoad, loadRecord{Schema, l})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	revision, err := a.publish(ctx, partLoad, loadRecord{Schema, a.asOf, l})
+	if err == nil {
+		a.asOf = revision
+	}
+	return err
 }
 
 // Progress overwrites a migration's volatile part. ErrFenced when the session is lost.
@@ -227,7 +236,8 @@ func (a *AgentSession) Progress(ctx context.Context, p precopy.Progress) error {
 	if err != nil {
 		return fmt.Errorf("progress of %s: %w", p.ID, err)
 	}
-	return a.put(ctx, "progress of "+p.ID, progressKey(p.ID), value)
+	_, err = a.put(ctx, "progress of "+p.ID, progressKey(p.ID), value)
+	return err
 }
 
 // The stored forms of what has no schema field of its own.
@@ -241,7 +251,8 @@ type (
 		Domains []fleet.SeenDomain `json:"domains"`
 	}
 	loadRecord struct {
-		Schema int `json:"schema"`
+		Schema int   `json:"schema"`
+		AsOf   int64 `json:"as_of"`
 		hypervisor.HostLoad
 	}
 	progressRecord struct {
@@ -250,28 +261,28 @@ type (
 	}
 )
 
-func (a *AgentSession) publish(ctx context.Context, part string, v any, also ...kv.Op) error {
+func (a *AgentSession) publish(ctx context.Context, part string, v any, also ...kv.Op) (revision int64, err error) {
 	op := "publish " + part + " of " + a.host
 	value, err := encodePacked(v)
 	if err != nil {
-		return fmt.Errorf("%s: %w", op, err)
+		return 0, fmt.Errorf("%s: %w", op, err)
 	}
 	return a.put(ctx, op, reportKey(a.host, part), value, also...)
 }
 
 // put overwrites a leased key, and does the rest along with it. An answer that got lost is no concern:
 // the next report follows.
-func (a *AgentSession) put(ctx context.Context, op, key string, value []byte, also ...kv.Op) error {
-	held, _, err := a.s.kv.Txn(ctx, []kv.Cond{a.fence.cond()}, append(also, kv.PutLeased(key, value, a.lease.ID())))
+func (a *AgentSession) put(ctx context.Context, op, key string, value []byte, also ...kv.Op) (revision int64, err error) {
+	held, revision, err := a.s.kv.Txn(ctx, []kv.Cond{a.fence.cond()}, append(also, kv.PutLeased(key, value, a.lease.ID())))
 	switch {
 	case errors.Is(err, kv.ErrLeaseLost):
-		return fmt.Errorf("%s: %w: %w", op, ErrFenced, err)
+		return 0, fmt.Errorf("%s: %w: %w", op, ErrFenced, err)
 	case err != nil:
-		return fmt.Errorf("%s: %w", op, err)
+		return 0, fmt.Errorf("%s: %w", op, err)
 	case !held:
-		return fmt.Errorf("%s: %w", op, ErrFenced)
+		return 0, fmt.Errorf("%s: %w", op, ErrFenced)
 	}
-	return nil
+	return revision, nil
 }
 
 // Close ends the session: the host has no agent from then on, or once the lease has run out when the

@@ -141,5 +141,6 @@ type linkRecord struct {
 
 // PublishLink replaces the host's sample of the migration network. ErrFenced when the session is lost.
 func (a *AgentSession) PublishLink(ctx context.Context, l hypervisor.LinkLoad) error {
-	return a.publish(ctx, partLink, linkRecord{Schema, l})
+	_, err := a.publish(ctx, partLink, linkRecord{Schema, l})
+	return err
 }

@@ -39,7 +39,7 @@ func TestViewFollows(t *testing.T) {
 			t.Error("no notice of a change")
 		}
 		first := v.Snapshot()
-		if h := first.Hosts["h1"]; h == nil || !h.Alive() || h.Load.CPU != 1 || !h.LoadSeen.Equal(seen) || h.LoadRevision == 0 {
+		if h := first.Hosts["h1"]; h == nil || !h.Alive() || h.Load.CPU != 1 || !h.LoadSeen.Equal(seen) || h.LoadAsOf != a.Fence().Create || h.LoadRevision <= h.LoadAsOf {
 			t.Errorf("host %+v", first.Hosts["h1"])
 		}
 		if len(empty.Hosts) != 0 {
@@ -51,6 +51,9 @@ func TestViewFollows(t *testing.T) {
 		second := v.Snapshot()
 		if first.Hosts["h1"].Load.CPU != 1 || second.Hosts["h1"].Load.CPU != 2 {
 			t.Error("the change is in the earlier snapshot, or not in the later one")
+		}
+		if second.Hosts["h1"].LoadAsOf != first.Hosts["h1"].LoadRevision {
+			t.Errorf("the second load was taken after the first was written, and says %d", second.Hosts["h1"].LoadAsOf)
 		}
 		if second.Hosts["h1"].Facts != first.Hosts["h1"].Facts {
 			t.Error("unchanged facts were decoded again")

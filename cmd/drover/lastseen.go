@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"drover/hypervisor"
-	"drover/precopy"
 	"drover/scheduler/fleet"
 )
 
@@ -32,12 +31,7 @@ func traces(snap *fleet.Snapshot, x index) []trace {
 			here[d.Facts.ID] = true
 		}
 	}
-	moved := map[hypervisor.DomainID]precopy.Stored{}
-	for _, m := range snap.Migrations {
-		if m.Phase == precopy.Done && m.Revision > moved[m.UUID].Revision {
-			moved[m.UUID] = m
-		}
-	}
+	moved := snap.LastMoves()
 	found := map[hypervisor.DomainID]trace{}
 	for _, name := range snap.HostNames() {
 		h := snap.Hosts[name]

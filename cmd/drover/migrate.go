@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,9 +16,6 @@ import (
 	"drover/scheduler/fleet"
 	"drover/store"
 )
-
-// locateEvery is the pause between two looks for a VM that no host reports yet.
-const locateEvery = 300 * time.Millisecond
 
 const migrateHelp = `Moves a running VM to another host while it runs. The scheduler checks, chooses the host unless
 --to names it, and orders; the agent of the VM's host carries it out. Whatever fails, the VM goes on
@@ -93,7 +89,11 @@ func migrate(c *cli.Context) error {
 func (s *session) request(ctx context.Context, wish wish) (precopy.Stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout(s.cli))
 	defer cancel()
-	snap, d, err := s.locate(ctx, s.word())
+	snap, err := s.snapshot(ctx)
+	if err != nil {
+		return precopy.Stored{}, err
+	}
+	d, err := findVM(snap, s.word())
 	if err != nil {
 		return precopy.Stored{}, err
 	}
@@ -129,28 +129,6 @@ func (s *session) request(ctx context.Context, wish wish) (precopy.Stored, error
 		s.record(ctx, "migration-requested", stored.ID, fmt.Sprintf("%s from %s to %s", d.Facts.Name, d.Host.Name, cmp.Or(to, "wherever it fits")))
 	}
 	return stored, err
-}
-
-// locate reads the fleet and finds the VM. One that a migration has just brought to a host is waited for
-// until that host reports it.
-func (s *session) locate(ctx context.Context, word string) (*fleet.Snapshot, fleet.Domain, error) {
-	for {
-		snap, err := s.snapshot(ctx)
-		if err != nil {
-			return nil, fleet.Domain{}, err
-		}
-		d, err := findVM(snap, word)
-		if err == nil || len(snap.FindVM(word)) > 0 || !slices.ContainsFunc(migrationsOf(snap, word), func(m precopy.Stored) bool {
-			return snap.Arriving(m.UUID) != ""
-		}) {
-			return snap, d, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fleet.Domain{}, err
-		case <-time.After(locateEvery):
-		}
-	}
 }
 
 // underWay says which migration is in the way of another one.

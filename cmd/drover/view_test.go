@@ -284,32 +284,3 @@ func TestParseDays(t *testing.T) {
 		}
 	}
 }
-
-// A VM that went away and came back: its first host has reported nothing since, as nothing changed
-// there that it would see, and the VM is there all the same.
-func TestSettleThereAndBack(t *testing.T) {
-	web := testDomain("web", "uuid-web")
-	snap := testSnapshot(testHost("kvm1", web), testHost("kvm2"))
-	snap.Hosts["kvm1"].FactsRevision, snap.Hosts["kvm1"].LoadRevision = 10, 50
-	snap.Hosts["kvm2"].FactsRevision, snap.Hosts["kvm2"].LoadRevision = 45, 50
-	done := func(id, from, to string, revision int64) {
-		migrating(snap, id, "web", from, to, precopy.Done)
-		m := snap.Migrations[id]
-		m.Revision = revision
-		snap.Migrations[id] = m
-	}
-	done("m1", "kvm1", "kvm2", 30)
-	done("m2", "kvm2", "kvm1", 40)
-	got := fleet.Settle(snap)
-	if d, err := findVM(got, "web"); err != nil || d.Host.Name != "kvm1" || !d.Running() {
-		t.Errorf("web is on %v, err %v; want it running on kvm1", d.Host, err)
-	}
-	if len(got.Migrations) != 2 {
-		t.Errorf("%d migrations, want both", len(got.Migrations))
-	}
-	// A move newer than the source's reports counts.
-	done("m3", "kvm1", "kvm2", 60)
-	if d, err := findVM(fleet.Settle(snap), "web"); err != nil || d.Host.Name != "kvm2" || !d.Running() {
-		t.Errorf("web is on %v, err %v; want it running on kvm2", d.Host, err)
-	}
-}

@@ -191,7 +191,7 @@ func (w *world) admit(id string) {
 	default:
 		w.rev++
 		m.Phase, m.Revision = precopy.Copying, w.rev
-		m.Order = &precopy.Order{Memory: hypervisor.Bytes(w.hosts[m.Source].vms[m.Domain]) * hypervisor.GiB}
+		m.Order = &precopy.Order{Domain: &hypervisor.DomainFacts{Memory: hypervisor.Bytes(w.hosts[m.Source].vms[m.Domain]) * hypervisor.GiB}}
 		w.migs[id] = m
 	}
 }

@@ -304,8 +304,8 @@ func FreeMemory(s *fleet.Snapshot, h *fleet.Host, except string) hypervisor.Byte
 // allotment is the memory of a domain on its way: as its order says, which stands however long the
 // source does not report, or as the source reports.
 func allotment(s *fleet.Snapshot, m precopy.Stored) hypervisor.Bytes {
-	if m.Order != nil && m.Order.Memory > 0 {
-		return m.Order.Memory
+	if m.Order != nil && m.Order.Domain != nil {
+		return m.Order.Domain.Memory
 	}
 	if src := s.Hosts[m.Source]; src != nil {
 		for _, d := range src.Domains() {

@@ -45,7 +45,7 @@ func newWorld() *world {
 // migrate adds a migration of the VM, with the memory that its order says.
 func (w *world) migrate(id, vm, from, to string, phase precopy.Phase, memory hypervisor.Bytes) {
 	w.Migrations[id] = precopy.Stored{Migration: precopy.Migration{
-		ID: id, Domain: vm, UUID: hypervisor.DomainID("id-" + vm), Source: from, Target: to, Phase: phase, Order: &precopy.Order{Memory: memory},
+		ID: id, Domain: vm, UUID: hypervisor.DomainID("id-" + vm), Source: from, Target: to, Phase: phase, Order: &precopy.Order{Domain: &hypervisor.DomainFacts{Memory: memory}},
 	}}
 }
 

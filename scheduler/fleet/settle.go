@@ -1,17 +1,21 @@
 package fleet
 
 import (
+	"cmp"
 	"maps"
 	"slices"
-	"time"
+	"strings"
 
 	"drover/hypervisor"
 	"drover/precopy"
 )
 
-// Settle returns the snapshot with every completed migration applied that is newer, by the store's
-// revisions, than the reports of its hosts: what a person or the planner sees right after a move is
-// the fleet as it is, not as it was last reported. The snapshot itself is not written to.
+// Settle returns the snapshot with every completed migration applied that its hosts' reports may not show
+// yet: what a person or the planner sees right after a move is the fleet as it is, not as it was last
+// reported. The source's report may still have the domain, or neither report may have it, as when the
+// source has looked again and the target has not; its order says then what has moved. One that is between
+// the two, its migration's end not on record yet, stays with the source. The snapshot itself is not written
+// to.
 //
 // Only a domain's newest migration has a say. A host that a domain left and came back to has the same
 // facts as before, and so no newer report of them than the move away, which would be made again.
@@ -19,102 +23,203 @@ func Settle(s *Snapshot) *Snapshot {
 	if s == nil {
 		return nil
 	}
-	newest := map[hypervisor.DomainID]precopy.Stored{}
+	newest := s.LastMoves()
+	var late []precopy.Stored
 	for _, m := range s.Migrations {
-		if m.Phase == precopy.Done && m.Revision > newest[m.UUID].Revision {
-			newest[m.UUID] = m
+		if m.Phase == precopy.Done && s.lags(m, newest[m.UUID]) || s.between(m) {
+			late = append(late, m)
 		}
 	}
-	maps.DeleteFunc(newest, func(_ hypervisor.DomainID, m precopy.Stored) bool { return !s.lags(m) })
-	if len(newest) == 0 {
+	// In order, so that the same picture always gives the same sums.
+	slices.SortFunc(late, func(a, b precopy.Stored) int {
+		return cmp.Or(cmp.Compare(a.Born, b.Born), strings.Compare(a.ID, b.ID))
+	})
+	e := edit{s, map[string]*Host{}}
+	for _, m := range late {
+		last := newest[m.UUID]
+		if m.Phase != precopy.Done {
+			e.stay(m)
+		} else if m.ID == last.ID {
+			e.move(m)
+		} else if m.Source != last.Source && m.Source != last.Target {
+			e.leave(m.Source, last)
+		}
+	}
+	if len(e.hosts) == 0 {
 		return s
 	}
 	out := *s
 	out.Hosts = maps.Clone(s.Hosts)
-	for _, m := range newest {
-		out.move(m)
-	}
+	maps.Copy(out.Hosts, e.hosts)
 	return &out
 }
 
-// lags reports whether the hosts' reports may not show the migration yet. The load, sampled every few
-// seconds, says where a domain runs; the facts are reported only when they change, and those of a host
-// that a domain left and came back to may be older than both moves.
-func (s *Snapshot) lags(m precopy.Stored) bool {
+// LastMoves returns each domain's last completed migration: the one that was begun last, for a domain has
+// one at a time, and a word may be added to an earlier one after it.
+func (s *Snapshot) LastMoves() map[hypervisor.DomainID]precopy.Stored {
+	last := map[hypervisor.DomainID]precopy.Stored{}
+	for _, m := range s.Migrations {
+		if m.Phase == precopy.Done && m.Born >= last[m.UUID].Born {
+			last[m.UUID] = m
+		}
+	}
+	return last
+}
+
+// lags reports whether the reports of a migration's hosts may be older than the domain's last one. The facts
+// are reported only when they change: those of a host that a domain left and came back to may be older than
+// both moves.
+func (s *Snapshot) lags(m, last precopy.Stored) bool {
 	src, dst := s.Hosts[m.Source], s.Hosts[m.Target]
-	if !src.reported() || !dst.reported() {
+	if m.ID != last.ID {
+		return src.reported() && !src.shows(last)
+	}
+	return src.reported() && dst.reported() && (!src.shows(m) || !dst.shows(m) || dst.FactsRevision < m.Revision)
+}
+
+// between reports whether the source has looked after the domain went, and its migration's end is not on
+// record yet.
+func (s *Snapshot) between(m precopy.Stored) bool {
+	src, dst := s.Hosts[m.Source], s.Hosts[m.Target]
+	if !m.Phase.Started() || m.Phase == precopy.Unknown || m.Order == nil || m.Order.Domain == nil || m.Order.Load == nil ||
+		!src.reported() || !dst.reported() {
 		return false
 	}
-	return src.LoadRevision < m.Revision || dst.FactsRevision < m.Revision
+	load, sampled := src.loadOf(m.UUID)
+	return !sampled || load.State == hypervisor.StateShutoff
 }
 
-// arrivalGrace is how long a host's report may trail a migration that ended there: one period of reports,
-// on a busy host, and what the clocks differ by.
-const arrivalGrace = 15 * time.Second
-
-// Arriving returns the host to which a migration has brought the domain so lately that no report may show
-// it yet, neither the target's nor, any more, the source's; empty when there is none.
-func (s *Snapshot) Arriving(id hypervisor.DomainID) string {
-	var last precopy.Stored
-	for _, m := range s.Migrations {
-		if m.UUID == id && m.Phase == precopy.Done && m.Revision > last.Revision {
-			last = m
-		}
-	}
-	if last.Finished == nil || s.Now.Sub(*last.Finished).Abs() > arrivalGrace {
-		return ""
-	}
-	return last.Target
+// edit is copies of those hosts of a snapshot whose reports are not the last word.
+type edit struct {
+	of    *Snapshot
+	hosts map[string]*Host
 }
 
-// move takes the domain from the source's reports into the target's, on copies of both.
-func (s *Snapshot) move(m precopy.Stored) {
-	src, dst := s.Hosts[m.Source].copied(), s.Hosts[m.Target].copied()
-	isIt := func(id hypervisor.DomainID) bool { return id == m.UUID }
-	factsOf := func(h *Host) int {
-		return slices.IndexFunc(h.Facts.Domains, func(d hypervisor.DomainFacts) bool { return isIt(d.ID) })
+// host returns the copy of a host, whose lists of domains may be changed.
+func (e edit) host(name string) *Host {
+	if h := e.hosts[name]; h != nil {
+		return h
 	}
-	loadOf := func(h *Host) int {
-		return slices.IndexFunc(h.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
+	out := *e.of.Hosts[name]
+	facts, load := *out.Facts, *out.Load
+	facts.Domains = slices.Clone(facts.Domains)
+	load.Domains = slices.Clone(load.Domains)
+	out.Facts, out.Load = &facts, &load
+	e.hosts[name] = &out
+	return &out
+}
+
+// leave takes the domain out of the reports of a host that it was on before the migration, if they are of
+// that time.
+func (e edit) leave(name string, m precopy.Stored) {
+	if !e.of.Hosts[name].shows(m) {
+		e.host(name).drop(m.UUID)
 	}
-	i, j := factsOf(src), loadOf(src)
-	here := j >= 0 && src.Load.Domains[j].State != hypervisor.StateShutoff
-	if i < 0 || here && src.LoadRevision > m.Revision {
-		return // the source's reports say already that it has left, or that it is back
+}
+
+// stay has the source keep a domain that is between it and the target, unless the target says that it runs
+// there.
+func (e edit) stay(m precopy.Stored) {
+	dst := cmp.Or(e.hosts[m.Target], e.of.Hosts[m.Target])
+	if load, sampled := dst.loadOf(m.UUID); sampled && load.State == hypervisor.StateRunning {
+		return
 	}
-	if !here && dst.LoadRevision > m.Revision && factsOf(dst) >= 0 {
-		return // and the target's that it has come
+	h, load := e.host(m.Source), *m.Order.Load
+	load.Migrating = true
+	h.drop(m.UUID)
+	h.Facts.Domains = append(h.Facts.Domains, *m.Order.Domain)
+	h.addLoad(load)
+}
+
+// move takes the domain from the source's reports into the target's, as far as they do not speak for
+// themselves.
+func (e edit) move(m precopy.Stored) {
+	src, dst := e.of.Hosts[m.Source], e.of.Hosts[m.Target]
+	load, _ := src.loadOf(m.UUID)
+	if settled(load) && src.shows(m) {
+		return // it is back
 	}
-	if factsOf(dst) < 0 {
-		dst.Facts.Domains = append(dst.Facts.Domains, src.Facts.Domains[i])
+	facts, known := src.factsOf(m.UUID)
+	if m.Order != nil && m.Order.Load != nil {
+		load = *m.Order.Load // not slowed, and not the half of another migration
 	}
-	src.Facts.Domains = slices.Delete(src.Facts.Domains, i, i+1)
-	if j >= 0 {
-		load := src.Load.Domains[j]
-		src.Load.Domains = slices.Delete(src.Load.Domains, j, j+1)
-		if here && dst.LoadRevision < m.Revision {
-			load.Migrating = false
-			if load.State == hypervisor.StatePaused {
-				load.State = hypervisor.StateRunning // sampled during the switchover
-			}
-			dst.Load.Domains = slices.DeleteFunc(dst.Load.Domains, func(d hypervisor.DomainLoad) bool { return isIt(d.ID) })
-			dst.Load.Domains = append(dst.Load.Domains, load)
-		}
+	if !known && m.Order != nil && m.Order.Domain != nil {
+		facts, known = *m.Order.Domain, true
 	}
-	s.Hosts[m.Source], s.Hosts[m.Target] = src, dst
+	before, arrived := dst.loadOf(m.UUID)
+	_, listed := dst.factsOf(m.UUID)
+	if !known && !listed {
+		return
+	}
+	e.leave(m.Source, m)
+	if dst.shows(m) && !arrived {
+		return // it has left there since
+	}
+	if !dst.shows(m) && !(arrived && settled(before)) {
+		// Not there yet, or sampled while it came.
+		load.ID, load.Migrating, load.State = m.UUID, false, stateOf(m)
+		e.host(m.Target).dropLoad(m.UUID)
+		e.host(m.Target).addLoad(load)
+	}
+	if !listed {
+		h := e.host(m.Target)
+		h.Facts.Domains = append(h.Facts.Domains, facts)
+	}
+}
+
+// settled reports whether a domain lives where it was sampled: it is no half of a migration.
+func settled(l hypervisor.DomainLoad) bool {
+	return l.State == hypervisor.StateRunning || l.State == hypervisor.StatePaused && !l.Migrating
+}
+
+// stateOf is how a domain came to its target: as it was when the migration was ordered.
+func stateOf(m precopy.Stored) hypervisor.DomainState {
+	if m.Order != nil && m.Order.Load != nil && m.Order.Load.State == hypervisor.StatePaused {
+		return hypervisor.StatePaused
+	}
+	return hypervisor.StateRunning
 }
 
 // reported reports whether there are both of a host's reports.
 func (h *Host) reported() bool { return h != nil && h.Facts != nil && h.Load != nil }
 
-// copied returns a host whose lists of domains may be changed; nil without reports.
-func (h *Host) copied() *Host {
-	if !h.reported() {
-		return nil
+// shows reports whether the host's load was taken after the migration's end was on record.
+func (h *Host) shows(m precopy.Stored) bool { return h.LoadAsOf >= m.Revision && h.Load.Problem == "" }
+
+func (h *Host) factsOf(id hypervisor.DomainID) (d hypervisor.DomainFacts, ok bool) {
+	i := slices.IndexFunc(h.Facts.Domains, func(d hypervisor.DomainFacts) bool { return d.ID == id })
+	if i < 0 {
+		return d, false
 	}
-	out, facts, load := *h, *h.Facts, *h.Load
-	facts.Domains = slices.Clone(facts.Domains)
-	load.Domains = slices.Clone(load.Domains)
-	out.Facts, out.Load = &facts, &load
-	return &out
+	return h.Facts.Domains[i], true
+}
+
+func (h *Host) loadOf(id hypervisor.DomainID) (l hypervisor.DomainLoad, ok bool) {
+	i := slices.IndexFunc(h.Load.Domains, func(l hypervisor.DomainLoad) bool { return l.ID == id })
+	if i < 0 {
+		return l, false
+	}
+	return h.Load.Domains[i], true
+}
+
+// drop takes a domain out of a copy's reports.
+func (h *Host) drop(id hypervisor.DomainID) {
+	h.Facts.Domains = slices.DeleteFunc(h.Facts.Domains, func(d hypervisor.DomainFacts) bool { return d.ID == id })
+	h.dropLoad(id)
+}
+
+// dropLoad takes a domain out of a copy's load, and what it uses out of the host's sums.
+func (h *Host) dropLoad(id hypervisor.DomainID) {
+	l, ok := h.loadOf(id)
+	if !ok {
+		return
+	}
+	h.Load.Domains = slices.DeleteFunc(h.Load.Domains, func(l hypervisor.DomainLoad) bool { return l.ID == id })
+	h.Load.CPU, h.Load.Memory = max(h.Load.CPU-l.CPU, 0), max(h.Load.Memory-l.Memory, 0)
+}
+
+// addLoad adds a domain to a copy's load, and what it uses to the host's sums.
+func (h *Host) addLoad(l hypervisor.DomainLoad) {
+	h.Load.Domains = append(h.Load.Domains, l)
+	h.Load.CPU, h.Load.Memory = h.Load.CPU+l.CPU, h.Load.Memory+l.Memory
 }

@@ -67,9 +67,11 @@ type Host struct {
 	// LoadSeen is when this process received Load, by its own clock: ages never compare clocks of
 	// two hosts.
 	LoadSeen time.Time
-	// FactsRevision and LoadRevision are the store revisions of the two reports.
+	// FactsRevision and LoadRevision are the store revisions of the two reports. Load was taken after the
+	// store's revision LoadAsOf: what happened up to then, it shows.
 	FactsRevision int64
 	LoadRevision  int64
+	LoadAsOf      int64
 	// Seen is which domains its agent reported last, in order of name; it outlives the agent.
 	Seen         []SeenDomain
 	SeenRevision int64

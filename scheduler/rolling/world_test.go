@@ -247,7 +247,7 @@ func (w *world) tick(die int) bool {
 			w.order(id)
 		case m.Phase == precopy.Copying && m.Cancel != nil:
 			w.end(id, precopy.Aborted)
-		case m.Phase == precopy.Copying && w.now.Sub(*m.Started) >= seconds(m.Order.Memory):
+		case m.Phase == precopy.Copying && w.now.Sub(*m.Started) >= seconds(m.Order.Domain.Memory):
 			w.end(id, precopy.Done)
 		}
 	}
@@ -275,7 +275,7 @@ func (w *world) skip() {
 	var next time.Time
 	for _, m := range w.migs {
 		if m.Phase == precopy.Copying {
-			if end := m.Started.Add(seconds(m.Order.Memory)).Truncate(time.Second); next.IsZero() || end.Before(next) {
+			if end := m.Started.Add(seconds(m.Order.Domain.Memory)).Truncate(time.Second); next.IsZero() || end.Before(next) {
 				next = end
 			}
 		}
@@ -299,7 +299,7 @@ func (w *world) order(id string) {
 		now := w.now
 		w.rev++
 		w.busy = true
-		m.Phase, m.Started, m.Revision, m.Order = precopy.Copying, &now, w.rev, &precopy.Order{Memory: d.Facts.Memory}
+		m.Phase, m.Started, m.Revision, m.Order = precopy.Copying, &now, w.rev, &precopy.Order{Domain: &d.Facts, Load: &d.Load}
 		w.migs[id] = m
 		return
 	}

@@ -107,6 +107,7 @@ func (h *Host) publish() {
 		h.facts = h.tell(guests)
 		h.factsRev = h.w.store.wrote("report")
 	}
+	h.loadAsOf = h.loadRev
 	h.load, h.loadRev = l, h.w.store.wrote("report")
 }
 

@@ -57,6 +57,7 @@ type Host struct {
 	load     *hypervisor.HostLoad
 	factsRev int64
 	loadRev  int64
+	loadAsOf int64
 	known    string // what of the guests the facts say
 	report   *Event
 	drives   map[string]*Running // outgoing

@@ -63,7 +63,7 @@ func (r *records) put(kind string, actor precopy.Actor, old int64, m precopy.Mig
 		return was, false
 	}
 	r.own()
-	s := precopy.Stored{Migration: m, Revision: r.wrote(kind)}
+	s := precopy.Stored{Migration: m, Revision: r.wrote(kind), Born: was.Born}
 	r.migrations[m.ID] = s
 	if m.Phase.Final() {
 		r.shares, r.progress = maps.Clone(r.shares), maps.Clone(r.progress)
@@ -93,7 +93,8 @@ func (r *records) create(kind string, m precopy.Migration) bool {
 	}
 	r.own()
 	r.active[m.UUID] = m.ID
-	r.migrations[m.ID] = precopy.Stored{Migration: m, Revision: r.wrote(kind)}
+	born := r.wrote(kind)
+	r.migrations[m.ID] = precopy.Stored{Migration: m, Revision: born, Born: born}
 	return true
 }
 
@@ -151,7 +152,7 @@ func (w *World) Snapshot() *fleet.Snapshot {
 	for name, h := range w.hosts {
 		f := &fleet.Host{Name: name, Record: h.record, RecordRevision: h.revision, Session: h.session}
 		if h.session != nil && h.load != nil {
-			f.Facts, f.Load, f.FactsRevision, f.LoadRevision = h.facts, h.load, h.factsRev, h.loadRev
+			f.Facts, f.Load, f.FactsRevision, f.LoadRevision, f.LoadAsOf = h.facts, h.load, h.factsRev, h.loadRev, h.loadAsOf
 			f.LoadSeen = s.Now
 			f.Link, f.LinkSeen = h.sampled(), s.Now
 			if h.cut || !h.agent { // nothing comes any more, and the lease has not run out yet
