@@ -163,7 +163,7 @@ func (x *search) anneal(budget int) {
 	x.note()
 	from, share := float64(hottest), float64(hotShare)
 	if len(x.movers) < fewItems {
-		from, share = 1, 1
+		from, share = max(1, x.steepness()/x.meanItem), 1
 	}
 	if x.until.limit == 0 {
 		from = max(from, share*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
@@ -180,6 +180,23 @@ func (x *search) anneal(budget int) {
 		x.cool(budget/firmer, hottest/firmer)
 		x.restore()
 	}
+}
+
+// steepness is what moving one item makes worse, on average over all that would. Where few items make hosts
+// nearly even, each move unsettles much, and a cooler search stays where it begins.
+func (x *search) steepness() float64 {
+	sum, n, at := 0.0, 0.0, x.value(&x.totals)
+	for _, i := range x.movers {
+		for t := range x.hosts {
+			if t := int32(t); t != x.at[i] && x.fits(i, t) {
+				after := x.after(i, t)
+				if v := x.value(&after); v > at {
+					sum, n = sum+v-at, n+1
+				}
+			}
+		}
+	}
+	return sum / max(n, 1)
 }
 
 // cool anneals from the temperature, in mean prices, to the coldest.
