@@ -9,6 +9,9 @@ const (
 	hotShare = 0.05
 	// With fewer items than that each is much of the whole: it starts at the price of one, or at all its share.
 	fewItems = 100
+	// With fewer than that, each move unsettles so much that the search may stay where it began: it is made
+	// again, so hot that it does not.
+	tinyFleet = 32
 	// firstUntil is how many moves a Score of 1 is worth at first, where a Score is asked for.
 	firstUntil = 500
 	// firmer is how often the search goes on for a bound that is not kept, each time for that part of the
@@ -163,10 +166,14 @@ func (x *search) anneal(budget int) {
 	x.note()
 	from, share := float64(hottest), float64(hotShare)
 	if len(x.movers) < fewItems {
-		from, share = max(1, x.steepness()/x.meanItem), 1
+		from, share = 1, 1
 	}
 	if x.until.limit == 0 {
 		from = max(from, share*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
+	}
+	if len(x.items) < tinyFleet {
+		x.cool(budget, max(from, x.steepness()/x.meanItem))
+		x.restore()
 	}
 	x.cool(budget, from)
 	x.restore()
@@ -182,8 +189,7 @@ func (x *search) anneal(budget int) {
 	}
 }
 
-// steepness is what moving one item makes worse, on average over all that would. Where few items make hosts
-// nearly even, each move unsettles much, and a cooler search stays where it begins.
+// steepness is what moving one item makes worse, on average over all that would.
 func (x *search) steepness() float64 {
 	sum, n, at := 0.0, 0.0, x.value(&x.totals)
 	for _, i := range x.movers {
