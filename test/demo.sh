@@ -13,11 +13,14 @@ command -v go >/dev/null || die "Go is missing: install Go 1.26 or later first (
 if [ "${FORCE:-}" != 1 ]; then
   # The demo's own hosts live in namespaces with a libvirt each; a guest or a libvirtd outside of
   # them is somebody's, and so is the machine's memory and CPU.
-  others=$(ps -eo pid=,comm=,args= | awk -v self="$(readlink /proc/self/ns/pid)" '
-    $2 ~ /^(libvirtd|virtqemud|qemu-system)/ {
-      cmd = "readlink /proc/" $1 "/ns/pid"; ns = ""; cmd | getline ns; close(cmd)
-      if (ns == self) print "  " $1 " " $2 }')
-  [ -z "$others" ] || { echo "$others" >&2; die "this machine runs guests or a libvirt of its own; FORCE=1 runs the demo all the same, beside them"; }
+  others=
+  for p in /proc/[0-9]*; do
+    read -r name 2>/dev/null <"$p/comm" || continue # it has ended meanwhile
+    case $name in libvirtd* | virtqemud* | qemu-system*)
+      [ "$(readlink "$p/ns/pid")" != "$(readlink /proc/self/ns/pid)" ] || others+="  ${p#/proc/} $name"$'\n' ;;
+    esac
+  done
+  [ -z "$others" ] || { printf %s "$others" >&2; die "this machine runs guests or a libvirt of its own; FORCE=1 runs the demo all the same, beside them"; }
 fi
 
 step "what is missing is installed (packages only)"
