@@ -87,7 +87,7 @@ func TestMonitorHangsBeforeTheStart(t *testing.T) {
 func TestDowntimeIsSetInTheEnd(t *testing.T) {
 	s := setting{
 		domain: sim.DomainConfig{Pattern: sim.Pattern{Kind: sim.Pages, Rate: 100_000, WorkingSet: 5 << 18}},
-		policy: &Policy{MaxPauseMS: 100, MaxPauseCeilingMS: 100, BudgetSeconds: 300},
+		policy: &Policy{MaxPauseMS: 120, MaxPauseCeilingMS: 120, BudgetSeconds: 300},
 	}
 	inWorld(t, s, func(w *world) {
 		w.src.flaky.Store(3)
@@ -153,4 +153,28 @@ func TestCancelWhileTheAgentIsAway(t *testing.T) {
 			w.t.Errorf("ended %s %q, attempts %+v; want the adopted one cancelled", rec.Phase, rec.ReasonCode, rec.Attempts)
 		}
 	})
+}
+
+// TestJustTooMuch is of passes that come down to a little more than the promise allows: less than can be
+// told from what is seen, so that the end seems near for ever. It is given up all the same, or takes what
+// the ceiling allows.
+func TestJustTooMuch(t *testing.T) {
+	for _, tc := range []struct {
+		ceiling int64
+		phase   Phase
+	}{{100, Aborted}, {900, Done}} {
+		s := setting{
+			domain: sim.DomainConfig{Pattern: sim.Pattern{Kind: sim.Pages, Rate: 100_000, WorkingSet: 5 << 18}},
+			policy: &Policy{MaxPauseMS: 100, MaxPauseCeilingMS: tc.ceiling, BudgetSeconds: 300},
+		}
+		inWorld(t, s, func(w *world) {
+			w.dst.start(kill{})
+			w.src.start(kill{})
+			rec := w.awaitFinal(time.Minute)
+			w.report(w.problems(false))
+			if rec.Phase != tc.phase || tc.phase == Done && rec.Outcome.PauseMS > 120 {
+				w.t.Errorf("ceiling %d: ended %s (%s), outcome %+v; want %s", tc.ceiling, rec.Phase, rec.Reason, rec.Outcome, tc.phase)
+			}
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 )
 
 // succeeded records that libvirt's own call said so: its Finish step returned the running domain
@@ -293,7 +294,7 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 		o.Strategy = a.Strategy
 	}
 	if p == Done && d.split() {
-		o.Strategy += usedPostCopy
+		o.Strategy += forecast.UsedPostCopy
 	}
 	defer func() {
 		d.receipt(o, p)
@@ -318,10 +319,6 @@ func (d *drive) outcome(ctx context.Context, p Phase) *Outcome {
 	}
 	return o
 }
-
-// usedPostCopy ends the name of the strategy of a migration that post-copy ended: its time and pause are
-// those of another way to migrate.
-const usedPostCopy = "+postcopy"
 
 // receipt adds what the migration has shown of the domain.
 func (d *drive) receipt(o *Outcome, p Phase) {

@@ -12,7 +12,6 @@ import (
 // How the convergence controller goes about it (precopy/tune).
 const (
 	firstLimit = 20 * time.Millisecond // of the downtime, at first
-	braked     = 30 * time.Millisecond // what a slowed guest adds to a pause
 	leastShare = 0.15                  // what a slowed guest keeps of its CPU use
 	margin     = 1.15                  // of a pause over what passes come down to
 	mostPacked = 4                     // the most that the limit makes up for compression
@@ -87,11 +86,11 @@ func (k *known) play(c candidate, at circumstances) course {
 		return out
 	}
 	promise := k.sending(at.intent.MaxPause)
-	slow := func(share float64) model.Forecast { return try(rest, share, max(promise-braked, time.Millisecond)) }
+	slow := func(share float64) model.Forecast { return try(rest, share, max(promise-Braked, time.Millisecond)) }
 	landSlowed := func(f model.Forecast, share float64) course {
 		out.share = share
 		out = land(f, promised)
-		out.pause += braked
+		out.pause += Braked
 		out.slowdown = (1 - share) * f.Duration.Seconds() / max(out.took.Seconds(), 0.001)
 		return out
 	}
@@ -145,7 +144,7 @@ func (k *known) play(c candidate, at circumstances) course {
 
 // sending is the part of a pause that a downtime limit bounds.
 func (k *known) sending(pause time.Duration) time.Duration {
-	return max(pause-k.switchover, pause/4, time.Millisecond)
+	return max(pause-k.switchover-Beyond, pause/4, time.Millisecond)
 }
 
 // slowed finds the least slowing of the guest that ends about as soon as the most does; false when it

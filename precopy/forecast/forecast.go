@@ -274,6 +274,11 @@ func (k *known) prior(c course) Prior {
 			p.Limit, p.LeastShare = r.Limit, r.LeastShare
 		}
 	}
+	for _, r := range k.receipts[max(len(k.receipts)-recent, 0):] {
+		if s, ok := r.switchover(); ok {
+			p.Switchover = max(p.Switchover, s)
+		}
+	}
 	return p
 }
 

@@ -121,6 +121,40 @@ func TestForecastFollowsWhatHappened(t *testing.T) {
 	}
 }
 
+// What pauses had besides sending is learned of the domain: the controller is told the most of the last
+// three, and a forecast goes by their median.
+func TestSwitchoverIsLearned(t *testing.T) {
+	took := func(id, strategy string, pause int64, sending time.Duration, done bool) Receipt {
+		r := receipt(id, strategy, 40, pause)
+		r.Sending, r.Done = sending, done
+		return r
+	}
+	for _, tc := range []struct {
+		name         string
+		receipts     []Receipt
+		median, most time.Duration
+	}{
+		{"nothing known", nil, Switchover, 0},
+		{"less than is usual", []Receipt{took("1", plain, 45, 5*time.Millisecond, true)}, 40 * time.Millisecond, 40 * time.Millisecond},
+		{"the last three", []Receipt{
+			took("1", plain, 500, 0, true), took("2", plain, 100, 10*time.Millisecond, true), took("3", plain, 140, 20*time.Millisecond, true), took("4", plain, 80, 0, true),
+		}, 90 * time.Millisecond, 120 * time.Millisecond},
+		{"more was expected for sending than it all took", []Receipt{took("1", plain, 45, 80*time.Millisecond, true)}, 10 * time.Millisecond, 10 * time.Millisecond},
+		{"another way to migrate", []Receipt{took("1", plain+UsedPostCopy, 45, 0, true)}, Switchover, 0},
+		{"given up", []Receipt{took("1", plain, 45, 0, false)}, Switchover, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			in := with(tc.receipts...)
+			if got := know(in).switchover; got != tc.median {
+				t.Errorf("a forecast goes by %s, want %s", got, tc.median)
+			}
+			if got := Of(in).Prior.Switchover; got != tc.most {
+				t.Errorf("the controller is told %s, want %s", got, tc.most)
+			}
+		})
+	}
+}
+
 func TestStrategy(t *testing.T) {
 	busy := func(in Input, rate hypervisor.Bytes) Input { // in a set of about 200 MiB
 		in.Basis.Dirty, in.DirtyLong = sampled(rate), &hypervisor.DirtySample{Rate: hypervisor.BytesPerSecond(rate * 2 / 3), Window: 5 * time.Second}
@@ -305,7 +339,7 @@ func drawReceipt(t *rapid.T, n int) Receipt {
 		Done:     rapid.Bool().Draw(t, "done"), Code: rapid.SampledFrom([]string{"", "cancelled", "not-converging"}).Draw(t, "code"),
 		Memory: amount("memory"), FirstPass: amount("first"), Bandwidth: rate("bandwidth"), Achieved: rate("achieved"),
 		Growth: model.Growth{Set: amount("set"), Rate: rate("dirty")}, Ratio: rapid.Float64Range(0, 3).Draw(t, "ratio"),
-		Setup: span("setup"), Switchover: span("switchover"), Seconds: rapid.Float64Range(0, 1e6).Draw(t, "seconds"),
+		Setup: span("setup"), Sending: span("sending"), Seconds: rapid.Float64Range(0, 1e6).Draw(t, "seconds"),
 		PauseMS: rapid.Int64Range(0, 1e6).Draw(t, "pause"), Limit: span("limit"), LeastShare: rapid.Float64Range(0, 1).Draw(t, "share"),
 		Slowdown: rapid.Float64Range(0, 1).Draw(t, "slowdown"),
 	}

@@ -9,6 +9,10 @@ import (
 	"drover/precopy/model"
 )
 
+// UsedPostCopy ends the name of the strategy of a migration that post-copy ended: its time and pause are
+// those of another way to migrate.
+const UsedPostCopy = "+postcopy"
+
 // Receipt is what one attempt to migrate a domain has shown, whether it completed or was given up.
 // Zero fields are not known.
 type Receipt struct {
@@ -31,13 +35,14 @@ type Receipt struct {
 	Growth model.Growth `json:"growth,omitzero"`
 	// Ratio is the bytes sent for each byte dirtied after the first pass.
 	Ratio float64 `json:"ratio,omitempty"`
-	// Setup is the time before the first byte, Switchover what the pause had besides sending.
-	Setup      time.Duration    `json:"setup,omitempty"`
-	Switchover time.Duration    `json:"switchover,omitempty"`
-	Seconds    float64          `json:"seconds"`
-	Bytes      hypervisor.Bytes `json:"bytes"`
-	PauseMS    int64            `json:"pause_ms,omitempty"` // known for Done only
-	Rounds     int              `json:"rounds"`
+	// Setup is the time before the first byte, Sending what of the pause was to be expected for the sending
+	// of the rest, by what was seen before it, and for the guest's being slowed.
+	Setup   time.Duration    `json:"setup,omitempty"`
+	Sending time.Duration    `json:"sending,omitempty"`
+	Seconds float64          `json:"seconds"`
+	Bytes   hypervisor.Bytes `json:"bytes"`
+	PauseMS int64            `json:"pause_ms,omitempty"` // known for Done only
+	Rounds  int              `json:"rounds"`
 	// Slowdown is the share of guest work lost to throttling over Seconds, LeastShare the least share
 	// of its CPU use that the guest was left at any time (1 when it was never throttled).
 	Slowdown   float64 `json:"slowdown,omitempty"`
@@ -53,6 +58,14 @@ type Receipt struct {
 	Intent      Intent `json:"intent,omitzero"`
 	Basis       Basis  `json:"basis,omitzero"`
 	CopyStorage bool   `json:"copy_storage,omitempty"`
+}
+
+// switchover is what the pause had besides sending; false when the receipt does not tell.
+func (r *Receipt) switchover() (time.Duration, bool) {
+	if !r.Done || r.PauseMS <= 0 || strings.HasSuffix(r.Strategy, UsedPostCopy) {
+		return 0, false
+	}
+	return max(time.Duration(r.PauseMS)*time.Millisecond-r.Sending, leastSwitchover), true
 }
 
 // firstWhole is what the first pass had to send, uncompressed; 0 when the receipt does not tell.
@@ -123,6 +136,8 @@ type Prior struct {
 	Limit      time.Duration `json:"limit,omitempty"`
 	LeastShare float64       `json:"least_share,omitempty"`
 	Receipts   int           `json:"receipts,omitempty"`
+	// Switchover is the most that the last pauses had besides sending; 0 is not known.
+	Switchover time.Duration `json:"switchover,omitempty"`
 	// First is the bytes sent for each byte in a first pass by the strategy chosen; 0 is 1.
 	First float64 `json:"first,omitempty"`
 	// Others are the other strategies that both hosts can do.

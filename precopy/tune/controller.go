@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -14,12 +15,6 @@ import (
 const (
 	firstLimit = 20 * time.Millisecond
 	leastLimit = time.Millisecond // libvirt's unit; 0 would never be met
-	// switchover is what a pause has besides the sending of the rest, which alone a downtime limit
-	// bounds: stopping the vCPUs, devices, the handshake of two libvirtds, the start on the target.
-	// Measured with TLS: 45 to 90 ms.
-	switchover = 70 * time.Millisecond
-	// braked is what a slowed guest adds to the pause: it may just have used up its quota.
-	braked = 30 * time.Millisecond
 	// margin is how much more than what passes come down to a limit must take: they scatter.
 	margin = 1.15
 	// batch is the least time between two judgements: a poll can't tell shorter passes apart.
@@ -50,6 +45,7 @@ const (
 type Controller struct {
 	start Start
 	limit time.Duration
+	fixed time.Duration // of a pause, whatever there is to send
 	share float64
 
 	// The present pass: number, when and with how much to send it began, and what was seen of it.
@@ -76,6 +72,8 @@ type Controller struct {
 	resent, packed hypervisor.Bytes
 	quick          bool          // passes are too short for the poll
 	stuck          time.Duration // Elapsed since when passes do not shrink; 0 while they do
+	due            time.Duration // Elapsed by which it was to be over at full speed; 0 until that was in sight
+	pause          time.Duration // the sending in the pause that the limit was raised to
 	lost           time.Duration // guest work lost to being slowed
 	least          float64       // share
 	adopted        bool          // from its middle on
@@ -100,7 +98,7 @@ type rate struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth}
+	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth, fixed: cmp.Or(s.Prior.Switchover, forecast.Switchover)}
 	c.limit = min(firstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -115,9 +113,9 @@ func New(s Start) *Controller {
 
 // sending is the part of a pause that a downtime limit bounds.
 func (c *Controller) sending(pause time.Duration) time.Duration {
-	fixed := switchover
+	fixed := c.fixed + forecast.Beyond
 	if c.share < 1 {
-		fixed += braked
+		fixed += forecast.Braked
 	}
 	return max(pause-fixed, pause/4, leastLimit)
 }
@@ -167,8 +165,15 @@ func (c *Controller) Learned() forecast.Receipt {
 	if c.first == 0 && !c.adopted {
 		r.FirstPass, r.FirstWhole = c.prev.MemProcessed, c.prev.MemNormal
 	}
-	if g, _, ok := model.Fit(c.seen, c.prev.MemTotal); ok {
+	g, _, ok := model.Fit(c.seen, c.prev.MemTotal)
+	if ok {
 		r.Growth = g
+	}
+	if len(c.sizes) > 0 && c.speed() > 0 {
+		r.Sending = min(c.speed().Time(c.floor(g)), c.limit)
+	}
+	if c.share < 1 {
+		r.Sending += forecast.Braked
 	}
 	if c.resent > 4*hypervisor.MiB {
 		r.Ratio = float64(c.packed) / float64(c.resent)
@@ -259,11 +264,15 @@ func (c *Controller) within(r Reading, step time.Duration) {
 	if r.Round <= 1 || step <= 0 || r.MemRemaining >= c.prev.MemRemaining {
 		return
 	}
-	gone := c.prev.MemRemaining - r.MemRemaining
+	gone, sent := c.prev.MemRemaining-r.MemRemaining, max(r.MemProcessed-c.prev.MemProcessed, 0)
 	now := hypervisor.Rate(gone, step)
+	if w := hypervisor.Rate(sent, step); c.allowed > 0 && w > c.allowed {
+		// QEMU keeps to a cap in slices of 100 ms, and sends what is less than that at once.
+		now = hypervisor.BytesPerSecond(float64(now) * float64(c.allowed) / float64(w))
+	}
 	if r.Round > 2 {
 		c.resent += gone
-		c.packed += max(r.MemProcessed-c.prev.MemProcessed, 0)
+		c.packed += sent
 	}
 	if c.drain <= 0 {
 		c.drain = now
@@ -301,7 +310,7 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	known := passes == 1 || c.quick
 	if c.quick = passes > 1; c.quick && known {
 		ran /= time.Duration(passes)
-		size = max(size, c.prev.MemRemaining)
+		size = max(size, c.prev.MemRemaining, hypervisor.Bytes(c.unpacked()*float64(r.MemProcessed-c.prev.MemProcessed)/float64(passes)))
 	}
 
 	if ran > 0 && c.round > 0 && !c.blind && known {
@@ -321,13 +330,21 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 }
 
 // see adds a sample of a pass at full speed. One of a pass that is hardly longer than a poll is noise
-// beside those of longer ones.
+// beside those of longer ones, unless it shows more than they do: then it is they that do not tell.
 func (c *Controller) see(s model.Sample) {
-	long := func(s model.Sample) bool { return s.Window >= batch }
-	if !long(s) && slices.ContainsFunc(c.seen, long) {
+	longer := func(o model.Sample) bool { return o.Window >= batch && o.Dirtied >= s.Dirtied }
+	if s.Window < batch && slices.ContainsFunc(c.seen, longer) {
 		return
 	}
 	c.seen = keep(c.seen, s)
+}
+
+// unpacked is the dirtied memory that each byte on the link stands for.
+func (c *Controller) unpacked() float64 {
+	if c.packed > 0 {
+		return float64(c.resent) / float64(c.packed)
+	}
+	return 1
 }
 
 // keep appends to the latest few.
@@ -377,7 +394,7 @@ type plan struct {
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
 	p := plan{share: share, pause: pause}
 	p.Forecast = model.Predict(model.Input{
-		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: switchover,
+		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
 	})
 	p.lost = time.Duration((1 - share) * float64(p.Duration))
 	return p
@@ -410,7 +427,7 @@ func (c *Controller) judge(r Reading) Decision {
 	}
 	shrinks := c.shrinking()
 	easy := c.try(g, 1, promise)
-	if easy.Converges && shrinks {
+	if easy.Converges && shrinks && !c.overdue(r, easy) {
 		c.stuck = 0
 		return c.converging(r, g, easy)
 	}
@@ -431,6 +448,15 @@ func (c *Controller) judge(r Reading) Decision {
 	return c.pay(r, g)
 }
 
+// overdue reports whether the end that was in sight has not come: where passes come down to about what the
+// limit allows, what is seen is not exact enough to tell that they never will.
+func (c *Controller) overdue(r Reading, easy plan) bool {
+	if c.due == 0 {
+		c.due = r.Elapsed + 2*easy.Duration + patience
+	}
+	return r.Elapsed > c.due
+}
+
 // sharing waits for more bandwidth.
 func (c *Controller) sharing() Decision {
 	c.share, c.landing, c.braked, c.stuck = 1, 0, nil, 0
@@ -449,7 +475,7 @@ func (c *Controller) needs(g model.Growth, pause time.Duration) hypervisor.Bytes
 	for low+1 < high {
 		mid := (low + high) / 2
 		f := model.Predict(model.Input{
-			Growth: g, Rest: c.size, Bandwidth: hypervisor.BytesPerSecond(packed * float64(mid*unit)), Limit: pause, Overhead: switchover,
+			Growth: g, Rest: c.size, Bandwidth: hypervisor.BytesPerSecond(packed * float64(mid*unit)), Limit: pause, Overhead: c.fixed,
 		})
 		if f.Converges {
 			high = mid
@@ -488,7 +514,7 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
-	p := c.try(g, deepest, max(c.sending(c.start.MaxPause)-braked, leastLimit))
+	p := c.try(g, deepest, max(c.sending(c.start.MaxPause)-forecast.Braked, leastLimit))
 	// It need not be slowed more than it takes to end almost as soon.
 	for share := 0.7; share > deepest; share -= 0.1 {
 		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
@@ -537,6 +563,9 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	}
 	ceiling := c.sending(c.start.Ceiling)
 	need := time.Duration(margin * float64(c.speed().Time(c.floor(g))))
+	if c.due > 0 && r.Elapsed > c.due {
+		need = max(need, time.Duration(margin*float64(c.pause)))
+	}
 	if need <= ceiling {
 		c.raise(max(need, c.sending(c.start.MaxPause)))
 		if c.stalledFor(r) < 4*patience {
@@ -604,7 +633,10 @@ func (c *Controller) giveUp(r Reading) Decision {
 }
 
 // raise brings the limit up to what lets the sending in the pause take so long.
-func (c *Controller) raise(pause time.Duration) { c.limit = max(c.limit, c.limitFor(pause)) }
+func (c *Controller) raise(pause time.Duration) {
+	c.pause = max(c.pause, pause)
+	c.limit = max(c.limit, c.limitFor(pause))
+}
 
 // shrinking reports whether the last passes each began with less than the one before them.
 func (c *Controller) shrinking() bool {
@@ -641,7 +673,7 @@ func (c *Controller) advice() string {
 	if c.round <= 1 || !ok || b <= 0 {
 		return fmt.Sprintf("memory was not even sent once: it needs more time, or more bandwidth than %s", c.start.Bandwidth)
 	}
-	pause := switchover + b.Time(c.floor(g))
+	pause := c.fixed + b.Time(c.floor(g))
 	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
 		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
 	if share := g.Share(b, c.sending(c.start.MaxPause)); share < 1 && share > 0 {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"drover/hypervisor"
+	"drover/precopy/forecast"
 	"drover/precopy/tune"
 
 	"pgregory.net/rapid"
@@ -26,6 +27,19 @@ func TestAdoptedBudget(t *testing.T) {
 	r.Elapsed = time.Hour
 	if d := c.Step(r); d.Reason != tune.OverBudget {
 		t.Errorf("an hour into 8 GiB at 43 MiB/s: %+v, want over budget", d)
+	}
+}
+
+// A limit bounds the sending alone: what a pause has besides is taken off the promise, as the domain's last
+// migrations have shown it, if they have.
+func TestLimitOfWhatIsKnown(t *testing.T) {
+	for seen, want := range map[time.Duration]time.Duration{
+		0: 40 * time.Millisecond, 50 * time.Millisecond: 60 * time.Millisecond, 100 * time.Millisecond: 150 * time.Millisecond / 4,
+	} {
+		c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Prior: forecast.Prior{Receipts: 2, Limit: time.Second, Switchover: seen}})
+		if c.Limit() != want {
+			t.Errorf("switchovers of %s: limit %s, want %s", seen, c.Limit(), want)
+		}
 	}
 }
 

@@ -14,7 +14,8 @@
 //	       limit up to the ceiling
 //	       post-copy where allowed, else give up: which says what would have to change
 //
-// A downtime limit bounds only the sending in a pause, so switchover is taken off the promise first.
+// A downtime limit bounds only the sending in a pause, so what it has besides is taken off the promise
+// first: what the domain's last migrations have shown, else what was measured of others.
 // What QEMU compares with the limit is what is left, uncompressed, at the bandwidth of the link: where
 // pages shrink, the limit is larger than the pause that it stands for.
 //

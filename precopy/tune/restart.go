@@ -75,7 +75,7 @@ func (c *Controller) anew(g model.Growth, o forecast.Option) (took, cost time.Du
 	drain := hypervisor.BytesPerSecond(float64(c.wire) / max(o.Ratio, 0.01))
 	first := c.wire.Time(c.whole(o))
 	p := model.Predict(model.Input{
-		Growth: g, Rest: g.Dirtied(first), Bandwidth: drain, Limit: c.sending(c.start.MaxPause), Overhead: switchover,
+		Growth: g, Rest: g.Dirtied(first), Bandwidth: drain, Limit: c.sending(c.start.MaxPause), Overhead: c.fixed,
 	})
 	took = again + first + p.Duration
 	return took, took, p.Converges
