@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"cmp"
 	"time"
 
 	"drover/hypervisor"
@@ -57,6 +58,9 @@ type Migration struct {
 	// BeforeHook and AfterHook are what became of the hooks that the policy names.
 	BeforeHook *HookResult `json:"before_hook,omitempty"`
 	AfterHook  *HookResult `json:"after_hook,omitempty"`
+	// EndRevision is the store's revision at which the final phase was written, where something was added to
+	// the record after it.
+	EndRevision int64 `json:"end_revision,omitempty"`
 	// Run is the run (drain, rebalance) that this belongs to, if any.
 	Run string `json:"run,omitempty"`
 	// Notes are remarks on an outcome that is not what was asked, such as "cancelled too late".
@@ -227,3 +231,6 @@ type Stored struct {
 	// Past says that the record was moved to the history: it can't be changed any more.
 	Past bool `json:"-"`
 }
+
+// EndedAt is the store's revision at which the record came to its final phase.
+func (s Stored) EndedAt() int64 { return cmp.Or(s.EndRevision, s.Revision) }

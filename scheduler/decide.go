@@ -218,9 +218,7 @@ func (p *pass) admit(m precopy.Stored) {
 		return
 	}
 	dom, ok := domain(src, m.UUID)
-	switch {
-	case ok:
-	default:
+	if !ok {
 		p.refuse(m, hypervisor.Blocker{Code: hypervisor.BlockUnknownDomain, Detail: fmt.Sprintf("%s is not on %s", m.Domain, m.Source)})
 		return
 	}

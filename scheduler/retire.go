@@ -21,8 +21,8 @@ const (
 )
 
 // Retired returns the finished migrations that belong in the history, oldest first, so that the
-// leader's picture grows with the domains and not with what has happened to them. Of each domain the last that finished and the last that moved it stay for a week: the planner's
-// cooldown, the reports of its hosts ([fleet.Settle]) and people go by them. One that a person closed
+// leader's picture grows with the domains and not with what has happened to them. Of each domain the last
+// that finished and the last that moved it stay for a week: the planner's cooldown, the reports of its hosts ([fleet.Settle]) and people go by them. One that a person closed
 // stays until its source's agent has tidied up after it, and one of a run that is not over until it is.
 func Retired(s *fleet.Snapshot, now time.Time) []precopy.Stored {
 	all, moves := lasts{}, lasts{}
@@ -62,16 +62,16 @@ func ended(m precopy.Stored) time.Time {
 	return m.Created
 }
 
-// lasts are each domain's last migrations: the one that was written last and the one that ended last. A
-// word may be added to an earlier one later, and clocks may differ, so that these can be two.
+// lasts are each domain's last migrations: the one that was begun last, which [fleet.Snapshot.LastMoves] goes
+// by, and the one that ended last, which people do. Clocks may differ, so that these can be two.
 type lasts map[hypervisor.DomainID]struct {
-	revision int64
-	ended    time.Time
+	born  int64
+	ended time.Time
 }
 
 func (l lasts) add(m precopy.Stored) {
 	last := l[m.UUID]
-	last.revision = max(last.revision, m.Revision)
+	last.born = max(last.born, m.Born)
 	if at := ended(m); at.After(last.ended) {
 		last.ended = at
 	}
@@ -80,5 +80,5 @@ func (l lasts) add(m precopy.Stored) {
 
 func (l lasts) has(m precopy.Stored) bool {
 	last := l[m.UUID]
-	return m.Revision == last.revision || ended(m).Equal(last.ended)
+	return m.Born == last.born || ended(m).Equal(last.ended)
 }

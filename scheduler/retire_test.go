@@ -21,6 +21,7 @@ func over(s *fleet.Snapshot, id, vm string, phase precopy.Phase, ago time.Durati
 	m := add(s, id, vm, "h1", "h2", phase)
 	at := t0.Add(-ago)
 	m.Revision, m.Finished, m.Started = int64(len(s.Migrations)), &at, &at
+	m.Born = m.Revision
 	for _, f := range change {
 		f(&m.Migration)
 	}

@@ -189,6 +189,9 @@ func (s *Store) updateMigration(ctx context.Context, actor precopy.Actor, fence 
 		return precopy.Stored{}, fmt.Errorf("%s: %w", op, err)
 	}
 	m.Schema = max(m.Schema, old.Schema, precopy.Schema)
+	if old.Phase.Final() {
+		m.EndRevision = old.EndedAt()
+	}
 	value, err := s.rewritten(old, m)
 	if err != nil {
 		return precopy.Stored{}, fmt.Errorf("%s: %w", op, err)

@@ -26,10 +26,12 @@ type AgentSession struct {
 	fence Fence
 	done  <-chan struct{}
 	end   context.CancelFunc
+	began time.Time
 
 	mu   sync.Mutex
 	seen []byte // what this session last wrote of partSeen
 	asOf int64  // the store's revision at the last load's write, or at the session's
+	good int64  // what the last load without a problem was as of
 }
 
 // Register takes the host's name for this agent until ctx ends or Close. The previous session of the
@@ -67,7 +69,7 @@ func (s *Store) Register(ctx context.Context, session fleet.Session, ttl time.Du
 		a.revoke()
 		return nil, err
 	}
-	a.asOf = a.fence.Create
+	a.asOf, a.began = a.fence.Create, time.Now()
 	a.done = s.hold(life, lease, a.fence)
 	return a, nil
 }
@@ -178,6 +180,9 @@ func stands(f Fence, b kv.Batch) bool {
 // Fence entitles this session's writes.
 func (a *AgentSession) Fence() Fence { return a.fence }
 
+// Began is when the session was had.
+func (a *AgentSession) Began() time.Time { return a.began }
+
 // Host is the name that the session holds.
 func (a *AgentSession) Host() string { return a.host }
 
@@ -216,13 +221,18 @@ func seenOf(f hypervisor.HostFacts) seenRecord {
 }
 
 // PublishLoad replaces the host's load. A load is taken after the call for the one before has returned,
-// so that readers know what it is newer than ([fleet.Host.LoadAsOf]). ErrFenced when the session is lost.
+// so that readers know what it is newer than ([fleet.Host.LoadAsOf]). One with a problem has the domains of
+// the last one without. ErrFenced when the session is lost.
 func (a *AgentSession) PublishLoad(ctx context.Context, l hypervisor.HostLoad) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	revision, err := a.publish(ctx, partLoad, loadRecord{Schema, a.asOf, l})
+	asOf := a.asOf
+	if l.Problem != "" {
+		asOf = a.good
+	}
+	revision, err := a.publish(ctx, partLoad, loadRecord{Schema, asOf, l})
 	if err == nil {
-		a.asOf = revision
+		a.asOf, a.good = revision, asOf
 	}
 	return err
 }

@@ -285,3 +285,30 @@ func TestCordonHolders(t *testing.T) {
 		}
 	})
 }
+
+// A report says what it is newer than: all that was written before the one before it. One with a problem has
+// the domains of the last one without, and is no newer than that.
+func TestLoadAsOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s, _ := w.client()
+		a := register(t, s, "h1", "machine-1", "i1")
+		seen := func() (asOf, revision int64) {
+			snap, err := s.ReadSnapshot(t.Context())
+			must(t, err)
+			return snap.Hosts["h1"].LoadAsOf, snap.Hosts["h1"].LoadRevision
+		}
+		must(t, a.PublishFacts(t.Context(), hypervisor.HostFacts{Name: "h1"}))
+		must(t, a.PublishLoad(t.Context(), hypervisor.HostLoad{Problem: "no libvirt yet"}))
+		none, _ := seen()
+		must(t, a.PublishLoad(t.Context(), hypervisor.HostLoad{}))
+		good, before := seen()
+		must(t, a.PublishLoad(t.Context(), hypervisor.HostLoad{Problem: "libvirt is gone"}))
+		away, later := seen()
+		must(t, a.PublishLoad(t.Context(), hypervisor.HostLoad{}))
+		again, _ := seen()
+		if none != 0 || good < a.Fence().Create || good >= before || away != good || again != later {
+			t.Errorf("as of %d, %d (written at %d), %d (at %d), %d", none, good, before, away, later, again)
+		}
+	})
+}

@@ -111,11 +111,15 @@ func (a *agent) PublishFacts(ctx context.Context, f hypervisor.HostFacts) error 
 	return s.PublishFacts(ctx, f)
 }
 
-// PublishLoad implements hypervisor.Sink.
+// PublishLoad implements hypervisor.Sink. A load that was taken before the session began would say less than
+// the session vouches for: the session has asked for another one.
 func (a *agent) PublishLoad(ctx context.Context, l hypervisor.HostLoad) error {
 	s := a.sessions.get()
 	if s == nil {
 		return errNoSession
+	}
+	if l.At.Before(s.Began()) {
+		return nil
 	}
 	return s.PublishLoad(ctx, l)
 }

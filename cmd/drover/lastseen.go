@@ -37,7 +37,7 @@ func traces(snap *fleet.Snapshot, x index) []trace {
 		h := snap.Hosts[name]
 		for _, d := range h.Seen {
 			m := moved[d.ID]
-			left := m.Source == name && m.Revision > h.SeenRevision
+			left := m.Source == name && m.EndedAt() > h.SeenRevision
 			if !h.Alive() && !here[d.ID] && !left {
 				found[d.ID] = trace{d, h}
 			}
@@ -45,7 +45,7 @@ func traces(snap *fleet.Snapshot, x index) []trace {
 	}
 	for id, m := range moved {
 		h := snap.Hosts[m.Target]
-		if _, seen := found[id]; !seen && !here[id] && h != nil && !h.Alive() && h.SeenRevision < m.Revision {
+		if _, seen := found[id]; !seen && !here[id] && h != nil && !h.Alive() && h.SeenRevision < m.EndedAt() {
 			found[id] = trace{fleet.SeenDomain{ID: id, Name: m.Domain}, h}
 		}
 	}

@@ -274,9 +274,10 @@ func (k *known) prior(c course) Prior {
 			p.Limit, p.LeastShare = r.Limit, r.LeastShare
 		}
 	}
-	for _, r := range k.receipts[max(len(k.receipts)-recent, 0):] {
-		if s, ok := r.switchover(); ok {
-			p.Switchover = max(p.Switchover, s)
+	n := 0
+	for _, r := range slices.Backward(k.receipts) {
+		if s, ok := r.switchover(); ok && n < recent {
+			p.Switchover, n = max(p.Switchover, s), n+1
 		}
 	}
 	return p

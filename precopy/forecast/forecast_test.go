@@ -129,19 +129,24 @@ func TestSwitchoverIsLearned(t *testing.T) {
 		r.Sending, r.Done = sending, done
 		return r
 	}
+	copied := took("1", plain, 140, 1, true)
+	copied.CopyStorage = true
 	for _, tc := range []struct {
 		name         string
 		receipts     []Receipt
 		median, most time.Duration
 	}{
 		{"nothing known", nil, Switchover, 0},
-		{"less than is usual", []Receipt{took("1", plain, 45, 5*time.Millisecond, true)}, 40 * time.Millisecond, 40 * time.Millisecond},
+		{"less than is usual", []Receipt{took("1", plain, 55, 5*time.Millisecond, true)}, 50 * time.Millisecond, 50 * time.Millisecond},
 		{"the last three", []Receipt{
-			took("1", plain, 500, 0, true), took("2", plain, 100, 10*time.Millisecond, true), took("3", plain, 140, 20*time.Millisecond, true), took("4", plain, 80, 0, true),
+			took("1", plain, 500, 1, true), took("2", plain, 100, 10*time.Millisecond, true), took("3", plain, 140, 20*time.Millisecond, true), took("4", plain, 80, time.Millisecond, true),
 		}, 90 * time.Millisecond, 120 * time.Millisecond},
-		{"more was expected for sending than it all took", []Receipt{took("1", plain, 45, 80*time.Millisecond, true)}, 10 * time.Millisecond, 10 * time.Millisecond},
-		{"another way to migrate", []Receipt{took("1", plain+UsedPostCopy, 45, 0, true)}, Switchover, 0},
-		{"given up", []Receipt{took("1", plain, 45, 0, false)}, Switchover, 0},
+		{"the last that tell", []Receipt{took("1", plain, 130, 10*time.Millisecond, true), took("2", plain, 0, 0, false), took("3", plain, 0, 0, false), took("4", plain, 0, 0, false)}, 120 * time.Millisecond, 120 * time.Millisecond},
+		{"more was expected for sending than it all took", []Receipt{took("1", plain, 45, 80*time.Millisecond, true)}, 40 * time.Millisecond, 40 * time.Millisecond},
+		{"what was expected is not known", []Receipt{took("1", plain, 140, 0, true)}, Switchover, 0},
+		{"disks were copied too", []Receipt{copied}, Switchover, 0},
+		{"another way to migrate", []Receipt{took("1", plain+UsedPostCopy, 45, 1, true)}, Switchover, 0},
+		{"given up", []Receipt{took("1", plain, 45, 1, false)}, Switchover, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := with(tc.receipts...)

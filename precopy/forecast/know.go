@@ -33,7 +33,7 @@ const (
 	// setup is the time before the first byte goes, from the start of the job (measured with TLS).
 	setup = 300 * time.Millisecond
 	// leastSwitchover is what a switchover takes at least, whatever was expected for the sending.
-	leastSwitchover = 10 * time.Millisecond
+	leastSwitchover = 40 * time.Millisecond
 )
 
 // What a pause has besides the sending of the rest, which alone a downtime limit bounds.

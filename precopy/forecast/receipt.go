@@ -62,7 +62,7 @@ type Receipt struct {
 
 // switchover is what the pause had besides sending; false when the receipt does not tell.
 func (r *Receipt) switchover() (time.Duration, bool) {
-	if !r.Done || r.PauseMS <= 0 || strings.HasSuffix(r.Strategy, UsedPostCopy) {
+	if !r.Done || r.PauseMS <= 0 || r.Sending <= 0 || r.CopyStorage || strings.HasSuffix(r.Strategy, UsedPostCopy) {
 		return 0, false
 	}
 	return max(time.Duration(r.PauseMS)*time.Millisecond-r.Sending, leastSwitchover), true

@@ -32,8 +32,10 @@ const (
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.85
 	// doubt is the relative error that is thought possible before a guest is given up.
-	doubt   = 0.15
-	samples = 6 // passes that the growth is fitted to
+	doubt = 0.15
+	// mostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most.
+	mostPacked = 4.0
+	samples    = 6 // passes that the growth is fitted to
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -107,6 +109,7 @@ func New(s Start) *Controller {
 	if s.Limit > 0 {
 		c.limit = s.Limit
 	}
+	c.pause = c.limit
 	c.present = Decision{Reason: Copying, Text: "first pass over memory"}
 	return c
 }
@@ -141,7 +144,9 @@ func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
 	if bandwidth <= 0 {
 		return
 	}
-	c.allowed = min(bandwidth, c.start.Bandwidth)
+	if bandwidth = min(bandwidth, c.start.Bandwidth); bandwidth != c.allowed {
+		c.allowed, c.due = bandwidth, 0
+	}
 	c.pace.allow(c.allowed)
 }
 
@@ -171,9 +176,13 @@ func (c *Controller) Learned() forecast.Receipt {
 	}
 	if len(c.sizes) > 0 && c.speed() > 0 {
 		r.Sending = min(c.speed().Time(c.floor(g)), c.limit)
-	}
-	if c.share < 1 {
-		r.Sending += forecast.Braked
+		if p := c.try(g, c.share, c.pause); ok && p.Converges {
+			r.Sending = p.Pause - c.fixed
+		}
+		if c.share < 1 {
+			r.Sending += forecast.Braked
+		}
+		r.Sending = max(r.Sending, 1)
 	}
 	if c.resent > 4*hypervisor.MiB {
 		r.Ratio = float64(c.packed) / float64(c.resent)
@@ -311,6 +320,7 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	if c.quick = passes > 1; c.quick && known {
 		ran /= time.Duration(passes)
 		size = max(size, c.prev.MemRemaining, hypervisor.Bytes(c.unpacked()*float64(r.MemProcessed-c.prev.MemProcessed)/float64(passes)))
+		size = min(size, r.MemTotal)
 	}
 
 	if ran > 0 && c.round > 0 && !c.blind && known {
@@ -339,12 +349,12 @@ func (c *Controller) see(s model.Sample) {
 	c.seen = keep(c.seen, s)
 }
 
-// unpacked is the dirtied memory that each byte on the link stands for.
+// unpacked is the dirtied memory that each byte on the link stands for, as far as that is known.
 func (c *Controller) unpacked() float64 {
-	if c.packed > 0 {
-		return float64(c.resent) / float64(c.packed)
+	if c.packed < 4*hypervisor.MiB {
+		return 1
 	}
-	return 1
+	return min(max(float64(c.resent)/float64(c.packed), 1), mostPacked)
 }
 
 // keep appends to the latest few.
@@ -405,7 +415,7 @@ func (c *Controller) try(g model.Growth, share float64, pause time.Duration) pla
 func (c *Controller) limitFor(pause time.Duration) time.Duration {
 	packed := 1.0
 	if c.wire > 0 && c.start.Strategy.Compression != "" {
-		packed = min(max(float64(c.speed())/float64(c.wire), 1), 4)
+		packed = min(max(float64(c.speed())/float64(c.wire), 1), mostPacked)
 	}
 	return max(time.Duration(packed*float64(pause)).Truncate(time.Millisecond), leastLimit)
 }
@@ -451,6 +461,10 @@ func (c *Controller) judge(r Reading) Decision {
 // overdue reports whether the end that was in sight has not come: where passes come down to about what the
 // limit allows, what is seen is not exact enough to tell that they never will.
 func (c *Controller) overdue(r Reading, easy plan) bool {
+	if c.size > 2*hypervisor.Bytes(float64(c.speed())*easy.pause.Seconds()) {
+		c.due = 0
+		return false
+	}
 	if c.due == 0 {
 		c.due = r.Elapsed + 2*easy.Duration + patience
 	}
@@ -459,7 +473,7 @@ func (c *Controller) overdue(r Reading, easy plan) bool {
 
 // sharing waits for more bandwidth.
 func (c *Controller) sharing() Decision {
-	c.share, c.landing, c.braked, c.stuck = 1, 0, nil, 0
+	c.share, c.landing, c.braked, c.stuck, c.due = 1, 0, nil, 0, 0
 	return Decision{Reason: Sharing, Text: fmt.Sprintf("it has %s of the link, and waits for more of it", c.allowed)}
 }
 

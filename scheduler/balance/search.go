@@ -172,6 +172,7 @@ func (x *search) anneal(budget int) {
 		from = max(from, share*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
 	}
 	if len(x.items) < tinyFleet {
+		budget /= 2
 		x.cool(budget, max(from, x.steepness()/x.meanItem))
 		x.restore()
 	}

@@ -17,8 +17,9 @@ import (
 // the two, its migration's end not on record yet, stays with the source. The snapshot itself is not written
 // to.
 //
-// Only a domain's newest migration has a say. A host that a domain left and came back to has the same
-// facts as before, and so no newer report of them than the move away, which would be made again.
+// Where a domain is its last completed migration says; of earlier ones only that it is no longer where they
+// took it from. A host that a domain left and came back to has the same facts as before, and so no newer
+// report of them than the move away, which would be made again.
 func Settle(s *Snapshot) *Snapshot {
 	if s == nil {
 		return nil
@@ -31,9 +32,7 @@ func Settle(s *Snapshot) *Snapshot {
 		}
 	}
 	// In order, so that the same picture always gives the same sums.
-	slices.SortFunc(late, func(a, b precopy.Stored) int {
-		return cmp.Or(cmp.Compare(a.Born, b.Born), strings.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(late, older)
 	e := edit{s, map[string]*Host{}}
 	for _, m := range late {
 		last := newest[m.UUID]
@@ -59,11 +58,16 @@ func Settle(s *Snapshot) *Snapshot {
 func (s *Snapshot) LastMoves() map[hypervisor.DomainID]precopy.Stored {
 	last := map[hypervisor.DomainID]precopy.Stored{}
 	for _, m := range s.Migrations {
-		if m.Phase == precopy.Done && m.Born >= last[m.UUID].Born {
+		if m.Phase == precopy.Done && (last[m.UUID].ID == "" || older(last[m.UUID], m) < 0) {
 			last[m.UUID] = m
 		}
 	}
 	return last
+}
+
+// older compares migrations by when they were begun.
+func older(a, b precopy.Stored) int {
+	return cmp.Or(cmp.Compare(a.Born, b.Born), strings.Compare(a.ID, b.ID))
 }
 
 // lags reports whether the reports of a migration's hosts may be older than the domain's last one. The facts
@@ -72,9 +76,9 @@ func (s *Snapshot) LastMoves() map[hypervisor.DomainID]precopy.Stored {
 func (s *Snapshot) lags(m, last precopy.Stored) bool {
 	src, dst := s.Hosts[m.Source], s.Hosts[m.Target]
 	if m.ID != last.ID {
-		return src.reported() && !src.shows(last)
+		return !src.shows(last)
 	}
-	return src.reported() && dst.reported() && (!src.shows(m) || !dst.shows(m) || dst.FactsRevision < m.Revision)
+	return dst.reported() && (!src.shows(m) || !dst.shows(m) || dst.FactsRevision < m.EndedAt())
 }
 
 // between reports whether the source has looked after the domain went, and its migration's end is not on
@@ -86,7 +90,8 @@ func (s *Snapshot) between(m precopy.Stored) bool {
 		return false
 	}
 	load, sampled := src.loadOf(m.UUID)
-	return !sampled || load.State == hypervisor.StateShutoff
+	_, listed := src.factsOf(m.UUID)
+	return !sampled || !listed || load.State == hypervisor.StateShutoff
 }
 
 // edit is copies of those hosts of a snapshot whose reports are not the last word.
@@ -120,19 +125,29 @@ func (e edit) leave(name string, m precopy.Stored) {
 // stay has the source keep a domain that is between it and the target, unless the target says that it runs
 // there.
 func (e edit) stay(m precopy.Stored) {
+	h := e.host(m.Source)
+	h.drop(m.UUID)
 	dst := cmp.Or(e.hosts[m.Target], e.of.Hosts[m.Target])
 	if load, sampled := dst.loadOf(m.UUID); sampled && load.State == hypervisor.StateRunning {
+		e.list(m.Target, *m.Order.Domain)
 		return
 	}
-	h, load := e.host(m.Source), *m.Order.Load
+	load := *m.Order.Load
 	load.Migrating = true
-	h.drop(m.UUID)
-	h.Facts.Domains = append(h.Facts.Domains, *m.Order.Domain)
 	h.addLoad(load)
+	e.list(m.Source, *m.Order.Domain)
+}
+
+// list adds a domain to a host's facts, if it is not there.
+func (e edit) list(name string, d hypervisor.DomainFacts) {
+	if _, listed := cmp.Or(e.hosts[name], e.of.Hosts[name]).factsOf(d.ID); !listed {
+		h := e.host(name)
+		h.Facts.Domains = append(h.Facts.Domains, d)
+	}
 }
 
 // move takes the domain from the source's reports into the target's, as far as they do not speak for
-// themselves.
+// themselves. A source without reports has nothing to say.
 func (e edit) move(m precopy.Stored) {
 	src, dst := e.of.Hosts[m.Source], e.of.Hosts[m.Target]
 	load, _ := src.loadOf(m.UUID)
@@ -140,11 +155,9 @@ func (e edit) move(m precopy.Stored) {
 		return // it is back
 	}
 	facts, known := src.factsOf(m.UUID)
-	if m.Order != nil && m.Order.Load != nil {
-		load = *m.Order.Load // not slowed, and not the half of another migration
-	}
-	if !known && m.Order != nil && m.Order.Domain != nil {
-		facts, known = *m.Order.Domain, true
+	if m.Order != nil && m.Order.Load != nil && m.Order.Domain != nil {
+		// As it was before: not slowed, not the definition that was left, not the half of another migration.
+		facts, load, known = *m.Order.Domain, *m.Order.Load, true
 	}
 	before, arrived := dst.loadOf(m.UUID)
 	_, listed := dst.factsOf(m.UUID)
@@ -161,10 +174,7 @@ func (e edit) move(m precopy.Stored) {
 		e.host(m.Target).dropLoad(m.UUID)
 		e.host(m.Target).addLoad(load)
 	}
-	if !listed {
-		h := e.host(m.Target)
-		h.Facts.Domains = append(h.Facts.Domains, facts)
-	}
+	e.list(m.Target, facts)
 }
 
 // settled reports whether a domain lives where it was sampled: it is no half of a migration.
@@ -183,10 +193,14 @@ func stateOf(m precopy.Stored) hypervisor.DomainState {
 // reported reports whether there are both of a host's reports.
 func (h *Host) reported() bool { return h != nil && h.Facts != nil && h.Load != nil }
 
-// shows reports whether the host's load was taken after the migration's end was on record.
-func (h *Host) shows(m precopy.Stored) bool { return h.LoadAsOf >= m.Revision && h.Load.Problem == "" }
+// shows reports whether the host's load was taken after the migration's end was on record. Where there are no
+// reports there is nothing to correct.
+func (h *Host) shows(m precopy.Stored) bool { return !h.reported() || h.LoadAsOf >= m.EndedAt() }
 
 func (h *Host) factsOf(id hypervisor.DomainID) (d hypervisor.DomainFacts, ok bool) {
+	if !h.reported() {
+		return d, false
+	}
 	i := slices.IndexFunc(h.Facts.Domains, func(d hypervisor.DomainFacts) bool { return d.ID == id })
 	if i < 0 {
 		return d, false
@@ -195,6 +209,9 @@ func (h *Host) factsOf(id hypervisor.DomainID) (d hypervisor.DomainFacts, ok boo
 }
 
 func (h *Host) loadOf(id hypervisor.DomainID) (l hypervisor.DomainLoad, ok bool) {
+	if !h.reported() {
+		return l, false
+	}
 	i := slices.IndexFunc(h.Load.Domains, func(l hypervisor.DomainLoad) bool { return l.ID == id })
 	if i < 0 {
 		return l, false

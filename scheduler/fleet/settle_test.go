@@ -42,7 +42,7 @@ func ordered(m precopy.Stored) precopy.Stored {
 
 // amended is written to again.
 func amended(m precopy.Stored, revision int64) precopy.Stored {
-	m.Revision = revision
+	m.EndRevision, m.Revision = m.EndedAt(), revision
 	return m
 }
 
@@ -52,8 +52,11 @@ func asOf(h *Host, revision int64) *Host {
 	return h
 }
 
-func ailing(h *Host) *Host {
-	h.Load.Problem = "libvirt does not answer"
+// shutoff has the host's domains defined, and not running.
+func shutoff(h *Host) *Host {
+	for i := range h.Load.Domains {
+		h.Load.Domains[i].State = hypervisor.StateShutoff
+	}
 	return h
 }
 
@@ -135,14 +138,20 @@ func TestSettle(t *testing.T) {
 			map[string][]string{"h2": {"a"}},
 		},
 		{
-			"a source that could not ask its libvirt shows nothing",
-			[]*Host{ailing(testHost("h1", 10, "a")), testHost("h2", 5)},
+			"a source whose agent has ended just then, a target that has not looked again",
+			[]*Host{{Name: "h1"}, testHost("h2", 5)},
 			[]precopy.Stored{ordered(done("m1", "a", "h1", "h2", 9))},
 			map[string][]string{"h2": {"a"}},
 		},
 		{
-			"nor does such a target",
-			[]*Host{testHost("h1", 10), ailing(testHost("h2", 10))},
+			"a word was added after both had shown it, and it has gone from there since",
+			[]*Host{testHost("h1", 15), testHost("h2", 15), testHost("h3", 15, "a")},
+			[]precopy.Stored{amended(ordered(done("m1", "a", "h1", "h2", 9)), 20)},
+			map[string][]string{"h3": {"a"}},
+		},
+		{
+			"the source has kept another definition, of another size",
+			[]*Host{shutoff(testHost("h1", 10, "a")), testHost("h2", 5)},
 			[]precopy.Stored{ordered(done("m1", "a", "h1", "h2", 9))},
 			map[string][]string{"h2": {"a"}},
 		},
@@ -159,7 +168,7 @@ func TestSettle(t *testing.T) {
 			map[string][]string{"h3": {"a"}},
 		},
 		{
-			"a host without reports",
+			"a target without reports",
 			[]*Host{testHost("h1", 5, "a"), {Name: "h2"}},
 			[]precopy.Stored{done("m1", "a", "h1", "h2", 9)},
 			map[string][]string{"h1": {"a"}},
@@ -225,16 +234,16 @@ func (w *settling) look(name string) {
 
 func cpuOf(vm string) hypervisor.Cores { return hypervisor.Cores(vm[0] - 'a' + 1) }
 
-// publish writes what was seen, the facts only if they have changed.
+// publish writes what was seen: first the facts, if they have changed, and the next time the load.
 func (w *settling) publish(name string) {
-	h, old := w.taken[name], w.Hosts[name]
-	delete(w.taken, name)
-	h.FactsRevision = old.FactsRevision
-	if !cmp.Equal(h.Facts, old.Facts) {
-		h.FactsRevision = w.wrote()
+	seen, h := w.taken[name], *w.Hosts[name]
+	if !cmp.Equal(seen.Facts, h.Facts) {
+		h.Facts, h.FactsRevision = seen.Facts, w.wrote()
+	} else {
+		delete(w.taken, name)
+		h.Load, h.LoadAsOf, h.LoadRevision = seen.Load, seen.LoadAsOf, w.wrote()
 	}
-	h.LoadRevision = w.wrote()
-	w.Hosts[name] = h
+	w.Hosts[name] = &h
 }
 
 // going is the unfinished migration of a VM.
@@ -287,12 +296,17 @@ func TestSettledIsTheTruth(t *testing.T) {
 			w.Hosts[name] = testHost(name, 0)
 			w.look(name)
 			w.publish(name)
+			if w.taken[name] != nil {
+				w.publish(name)
+			}
 		}
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			name := rapid.SampledFrom(hosts).Draw(t, "host")
 			switch rapid.IntRange(0, 2).Draw(t, "step") {
 			case 0:
-				w.look(name)
+				if w.taken[name] == nil {
+					w.look(name)
+				}
 			case 1:
 				if w.taken[name] != nil {
 					w.publish(name)

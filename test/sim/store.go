@@ -63,6 +63,9 @@ func (r *records) put(kind string, actor precopy.Actor, old int64, m precopy.Mig
 		return was, false
 	}
 	r.own()
+	if was.Phase.Final() {
+		m.EndRevision = was.EndedAt()
+	}
 	s := precopy.Stored{Migration: m, Revision: r.wrote(kind), Born: was.Born}
 	r.migrations[m.ID] = s
 	if m.Phase.Final() {
