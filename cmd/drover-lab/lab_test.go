@@ -196,7 +196,7 @@ func (l lab) testExec() {
 		l.Fatal(err)
 	}
 	sleeps := func() bool {
-		_, _, code := l.try("exec", "kvm1", "busybox", "pgrep", "-f", "^sleep 4711")
+		_, _, code := l.try("exec", "kvm1", "pgrep", "-f", "^sleep 4711")
 		return code == 0
 	}
 	l.eventually("sleep starts", sleeps)
@@ -393,7 +393,7 @@ func TestKilledParts(t *testing.T) {
 	before := l.traces()
 	l.run("up", "--hosts", "2")
 	l.run("guest", "start", "g1")
-	l.run("exec", "kvm1", "busybox", "pkill", "-KILL", "-f", "^/usr/bin/qemu-system")
+	l.run("exec", "kvm1", "pkill", "-KILL", "-f", "^/usr/bin/qemu-system")
 	var env struct {
 		Hosts []struct {
 			Name string

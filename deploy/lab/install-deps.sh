@@ -10,7 +10,7 @@ say() { echo "deps: $*"; }
 die() { echo "deps: $*" >&2; exit 1; }
 
 build_pkgs="gcc libc6-dev make"
-lab_pkgs="busybox-static cpio iproute2 kmod nftables util-linux"
+lab_pkgs="busybox-static cpio iproute2 kmod nftables procps util-linux"
 virt_pkgs="libvirt-daemon-driver-qemu libvirt-daemon libvirt-clients qemu-system-x86 qemu-utils"
 
 . /etc/os-release

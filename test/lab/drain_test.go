@@ -116,7 +116,7 @@ func killScheduler(t *testing.T, l *Lab, guests []string) {
 	}
 	l.Eventually(t, 2*time.Minute, "one guest has moved", func() bool { return moved() > 0 })
 	before := moved()
-	l.Do(t, "exec", "control", "--", "sh", "-c", "kill -9 $(busybox pgrep -o -x drover)")
+	l.Do(t, "exec", "control", "--", "sh", "-c", "kill -9 $(pgrep -o -x drover)")
 	var run fleet.Run
 	l.Eventually(t, 3*time.Minute, "the drain is over", func() bool {
 		r, ok := l.run1(t)
