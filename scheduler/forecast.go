@@ -29,7 +29,8 @@ func forecastInput(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.P
 		Now: now, Memory: d.Facts.Memory, Bandwidth: budget.Between(src, dst), Intent: p.Intent(), Profile: profile,
 		Basis: forecast.Basis{Resident: d.Load.Memory, Dirty: d.Load.Dirty}, DirtyLong: d.Load.DirtyLong,
 		Can: forecast.Capabilities{
-			XBZRLE: both(src, dst, "xbzrle"), Zstd: both(src, dst, "multifd-zstd"), PostCopy: both(src, dst, "postcopy"),
+			XBZRLE: both(src, dst, "xbzrle"), PostCopy: both(src, dst, "postcopy"),
+			Zstd: both(src, dst, "multifd-zstd") && !(p.Encrypt && hypervisor.LosesGuests(src.Facts.QEMUVersion)),
 		},
 	}
 	if src.Load != nil {

@@ -68,6 +68,37 @@ func TestOrderCarriesTheForecast(t *testing.T) {
 	}
 }
 
+// A guest is not sent by parallel streams where its QEMU may end in an assertion when they are cancelled.
+func TestNoStreamsThatMayLoseTheGuest(t *testing.T) {
+	for _, tc := range []struct {
+		qemu    uint32
+		encrypt bool
+		want    string
+	}{
+		{9_001_000, true, "multifd-zstd"},
+		{9_002_000, true, "plain"},
+		{10_000_002, true, "plain"},
+		{10_001_003, true, "plain"},
+		{10_000_002, false, "multifd-zstd"},
+		{10_002_000, true, "multifd-zstd"},
+	} {
+		got := ordered(t, func(s *fleet.Snapshot, in *Inputs) {
+			for _, h := range s.Hosts {
+				h.Facts.Capabilities = []string{"multifd-zstd"}
+			}
+			s.Hosts["h1"].Facts.QEMUVersion = tc.qemu
+			s.Hosts["h1"].Load.Domains[0].Dirty = &hypervisor.DirtySample{Rate: 1 << 20, Window: time.Second, At: t0}
+			m := s.Migrations["m1"]
+			m.Policy = precopy.DefaultPolicy()
+			m.Policy.Encrypt = tc.encrypt
+			s.Migrations["m1"] = m
+		})[0].Write.New
+		if s := got.Order.Strategy; s.Name() != tc.want {
+			t.Errorf("QEMU %d, encrypted %t: %s, want %s", tc.qemu, tc.encrypt, s.Name(), tc.want)
+		}
+	}
+}
+
 func TestOrderByAnotherManagersPolicyHasNoForecast(t *testing.T) {
 	got := ordered(t, func(s *fleet.Snapshot, in *Inputs) {
 		m := s.Migrations["m1"]

@@ -117,7 +117,7 @@ var windows = [2]time.Duration{time.Second, 5 * time.Second}
 func (h *Host) tell(guests []*Guest) *hypervisor.HostFacts {
 	f := &hypervisor.HostFacts{
 		Name: h.Name, LibvirtUUID: "sim-" + h.Name, AgentVersion: "sim", ProtocolMin: 1, ProtocolMax: 1,
-		LibvirtVersion: 11_003_000, QEMUVersion: 10_000_002, Arch: "x86_64", CPUModel: "sim",
+		LibvirtVersion: 11_003_000, QEMUVersion: 10_002_000, Arch: "x86_64", CPUModel: "sim",
 		MachineTypes: []string{"q35"}, VirtTypes: []string{"kvm"}, Capabilities: []string{"multifd-zstd", "postcopy", "tls", "xbzrle"},
 		Capacity: hypervisor.Capacity{Cores: h.Cores, Memory: h.Memory, Reserved: h.Reserved, Bandwidth: h.Link},
 		PeerURI:  "sim://" + h.Name,
