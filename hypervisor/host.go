@@ -38,8 +38,8 @@ type HostFacts struct {
 // goodbye. Before 10.2 it does so too when the migration has failed or was cancelled, beside the thread that
 // still writes to the stream; both report their error in one place, and the source's QEMU ends in an assertion
 // (util/error.c, "*errp == NULL"): the guest is lost. Seen with QEMU 10.0.2, when 4 of 60 migrations that were
-// cancelled on a busy host by two streams ended so, 0 of 55 by one, and 0 of 48 without parallel streams. Mended by "migration/multifd/tls: Cleanup BYE message processing on sender
-// side".
+// cancelled on a busy host by two streams ended so, 0 of 55 by one, and 0 of 48 without parallel streams. Mended
+// by "migration/multifd/tls: Cleanup BYE message processing on sender side".
 const (
 	goodbyeSince  = 9_002_000
 	goodbyeMended = 10_002_000

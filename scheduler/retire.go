@@ -22,8 +22,9 @@ const (
 
 // Retired returns the finished migrations that belong in the history, oldest first, so that the
 // leader's picture grows with the domains and not with what has happened to them. Of each domain the last
-// that finished and the last that moved it stay for a week: the planner's cooldown, the reports of its hosts ([fleet.Settle]) and people go by them. One that a person closed
-// stays until its source's agent has tidied up after it, and one of a run that is not over until it is.
+// that finished and the last that moved it stay for a week: the planner's cooldown, the reports of its hosts
+// ([fleet.Settle]) and people go by them. One that a person closed stays until its source's agent has tidied
+// up after it, and one of a run that is not over until it is.
 func Retired(s *fleet.Snapshot, now time.Time) []precopy.Stored {
 	all, moves := lasts{}, lasts{}
 	for _, m := range s.Migrations {

@@ -14,7 +14,6 @@ const (
 	firstLimit = 20 * time.Millisecond // of the downtime, at first
 	leastShare = 0.15                  // what a slowed guest keeps of its CPU use
 	margin     = 1.15                  // of a pause over what passes come down to
-	mostPacked = 4                     // the most that the limit makes up for compression
 	judged     = 2                     // passes after the first that it watches before it pays
 	// worth is the seconds of migration that a lost second of guest work must save, and spare the share of
 	// the time that may be lost, for a guest to be slowed that would converge anyway.
@@ -68,7 +67,7 @@ func (k *known) play(c candidate, at circumstances) course {
 
 	// QEMU lets the rest go over once it is less than bandwidth times limit, uncompressed; the controller
 	// raises the limit by what the stream packs, up to a point.
-	fits := min(1, mostPacked*c.ratio)
+	fits := min(1, MostPacked*c.ratio)
 	try := func(rest hypervisor.Bytes, share float64, sending time.Duration) model.Forecast {
 		limit := time.Duration(fits * float64(sending))
 		fit := hypervisor.Bytes(float64(drain) * limit.Seconds())

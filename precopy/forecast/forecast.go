@@ -274,11 +274,8 @@ func (k *known) prior(c course) Prior {
 			p.Limit, p.LeastShare = r.Limit, r.LeastShare
 		}
 	}
-	n := 0
-	for _, r := range slices.Backward(k.receipts) {
-		if s, ok := r.switchover(); ok && n < recent {
-			p.Switchover, n = max(p.Switchover, s), n+1
-		}
+	for _, s := range latest(k.receipts, Receipt.switchover) {
+		p.Switchover = max(p.Switchover, s)
 	}
 	return p
 }

@@ -48,6 +48,10 @@ const (
 	Braked = 30 * time.Millisecond
 )
 
+// MostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most: a limit makes
+// up for no more compression.
+const MostPacked = 4.0
+
 // known is what there is to know of a domain before a migration, in figures.
 type known struct {
 	Input
@@ -78,7 +82,7 @@ func know(in Input) *known {
 		}
 	}
 	k.setup = medianOf(k.receipts, setup, func(r Receipt) (time.Duration, bool) { return r.Setup, r.Setup > 0 })
-	k.switchover = medianOf(k.receipts, Switchover, func(r Receipt) (time.Duration, bool) { return r.switchover() })
+	k.switchover = medianOf(k.receipts, Switchover, Receipt.switchover)
 	k.share = medianOf(k.receipts, capShare, func(r Receipt) (float64, bool) {
 		return min(carried(r), 1), carried(r) >= boundBelow
 	})
@@ -177,18 +181,22 @@ func (k *known) speed(bandwidth hypervisor.BytesPerSecond) hypervisor.BytesPerSe
 // medianOf is the median of what the newest receipts say; otherwise when none says anything. Of two
 // it is the mean.
 func medianOf[T ~int64 | ~float64](receipts []Receipt, otherwise T, f func(Receipt) (T, bool)) T {
+	v := latest(receipts, f)
+	if len(v) == 0 {
+		return otherwise
+	}
+	return median(v)
+}
+
+// latest is what the newest few receipts say that say it.
+func latest[T any](receipts []Receipt, f func(Receipt) (T, bool)) []T {
 	var v []T
 	for _, r := range slices.Backward(receipts) {
 		if x, ok := f(r); ok && len(v) < recent {
 			v = append(v, x)
 		}
 	}
-	if len(v) == 0 {
-		return otherwise
-	}
-	slices.Sort(v)
-	low, high := v[(len(v)-1)/2], v[len(v)/2]
-	return low + (high-low)/2
+	return v
 }
 
 // near reports whether two amounts are the same for this purpose.

@@ -61,7 +61,7 @@ type Receipt struct {
 }
 
 // switchover is what the pause had besides sending; false when the receipt does not tell.
-func (r *Receipt) switchover() (time.Duration, bool) {
+func (r Receipt) switchover() (time.Duration, bool) {
 	if !r.Done || r.PauseMS <= 0 || r.Sending <= 0 || r.CopyStorage || strings.HasSuffix(r.Strategy, UsedPostCopy) {
 		return 0, false
 	}

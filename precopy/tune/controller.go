@@ -32,10 +32,8 @@ const (
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.85
 	// doubt is the relative error that is thought possible before a guest is given up.
-	doubt = 0.15
-	// mostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most.
-	mostPacked = 4.0
-	samples    = 6 // passes that the growth is fitted to
+	doubt   = 0.15
+	samples = 6 // passes that the growth is fitted to
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -354,7 +352,7 @@ func (c *Controller) unpacked() float64 {
 	if c.packed < 4*hypervisor.MiB {
 		return 1
 	}
-	return min(max(float64(c.resent)/float64(c.packed), 1), mostPacked)
+	return min(max(float64(c.resent)/float64(c.packed), 1), forecast.MostPacked)
 }
 
 // keep appends to the latest few.
@@ -415,7 +413,7 @@ func (c *Controller) try(g model.Growth, share float64, pause time.Duration) pla
 func (c *Controller) limitFor(pause time.Duration) time.Duration {
 	packed := 1.0
 	if c.wire > 0 && c.start.Strategy.Compression != "" {
-		packed = min(max(float64(c.speed())/float64(c.wire), 1), mostPacked)
+		packed = min(max(float64(c.speed())/float64(c.wire), 1), forecast.MostPacked)
 	}
 	return max(time.Duration(packed*float64(pause)).Truncate(time.Millisecond), leastLimit)
 }
