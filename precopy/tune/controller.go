@@ -34,6 +34,8 @@ const (
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt   = 0.15
 	samples = 6 // passes that the growth is fitted to
+	// scatter is the relative error from which passes are taken not to follow one growth.
+	scatter = 0.2
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -379,16 +381,22 @@ func (c *Controller) growth() (model.Growth, float64, bool) {
 	return model.Fit(c.evidence(), c.prev.MemTotal)
 }
 
+// evidence is what was seen, and before that what was known before while that is little and nothing that was
+// seen contradicts it: a guest may do something else by now.
 func (c *Controller) evidence() []model.Sample {
-	seen := c.seen
-	if p := c.start.Prior.Growth; p.Rate > 0 && len(seen) < 3 {
-		known := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
-		if c.start.Prior.Receipts > 0 {
-			known = append(known, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
-		}
-		seen = append(known, seen...)
+	p := c.start.Prior.Growth
+	if p.Rate <= 0 || len(c.seen) >= 3 {
+		return c.seen
 	}
-	return seen
+	both := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
+	if c.start.Prior.Receipts > 0 {
+		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
+	}
+	both = append(both, c.seen...)
+	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > scatter && len(c.seen) > 0 {
+		return c.seen
+	}
+	return both
 }
 
 // plan is a way to end the migration from the present pass on.
@@ -446,7 +454,7 @@ func (c *Controller) judge(r Reading) Decision {
 		c.stuck = max(r.Elapsed, 1)
 	}
 	c.raise(promise)
-	periodic := spread > 0.2 || c.varied()
+	periodic := spread > scatter || c.varied()
 	if periodic && r.Elapsed-c.stuck < patience || len(c.evidence()) < 2 && shrinks {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
 	}

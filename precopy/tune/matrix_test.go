@@ -243,6 +243,22 @@ func TestPriorSparesTime(t *testing.T) {
 	}
 }
 
+// TestPriorThatIsNoLongerTrue is of a guest that has become calmer than its receipts say: once a pass has
+// shown that, they are no reason to give it up.
+func TestPriorThatIsNoLongerTrue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := intent()
+		s.MaxSlowdown = 0
+		s.Prior = forecast.Prior{Growth: model.Growth{Set: 500 * mib, Rate: 200 * hypervisor.BytesPerSecond(mib)}, Receipts: 2}
+		calmer := workload{"calmer", 1100 * mib, 610 * mib, sim.Pattern{Kind: sim.Pages, Rate: 3_500, WorkingSet: 512 * mib}}
+		e := play(t, calmer, mbit200, hypervisor.Strategy{}, own, s)
+		report(t, calmer.name, e)
+		if !e.done || e.pause > 150*time.Millisecond {
+			t.Errorf("done %v, pause %s, for %q", e.done, e.pause, e.last.Reason)
+		}
+	})
+}
+
 // TestAdopted is of an agent that takes over in the middle: it knows nothing of the passes before, and
 // still brings it to its end.
 func TestAdopted(t *testing.T) {

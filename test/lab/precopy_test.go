@@ -78,7 +78,7 @@ func TestPrecopy(t *testing.T) {
 	}
 	m.path = env("DROVER_RESULTS", m.Build+"/bench-precopy.json")
 	m.platform = platform(t, m.Lab)
-	m.version = strings.TrimPrefix(strings.TrimSpace(m.MustDrover(t, "version").Stdout), "drover ")
+	m.version = strings.Fields(m.MustDrover(t, "version").Stdout)[1] // "drover VERSION", then what it was built with
 	if m.all, err = runs.Load(m.path); err != nil {
 		t.Fatal(err)
 	}

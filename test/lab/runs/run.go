@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"drover/hypervisor"
 	"drover/precopy"
 )
 
@@ -85,6 +86,16 @@ func Undisturbed(all []Run) []Run { return Select(all, func(r Run) bool { return
 
 // Refused is the phase of a run that drover refused to order.
 const Refused precopy.Phase = "refused"
+
+// Risky reports whether a policy like that of the run may lose the guest, with that QEMU, when it fails or is
+// cancelled: the benchmark moves all guests with TLS.
+func (r Run) Risky() bool {
+	var major, minor, micro uint32
+	if n, _ := fmt.Sscanf(r.Platform, "qemu-%d.%d.%d ", &major, &minor, &micro); n < 2 {
+		return false
+	}
+	return r.Policy == "multifd-zstd" && hypervisor.LosesGuests(major*1_000_000+minor*1_000+micro)
+}
 
 // Own reports whether drover's own controller drove the run.
 func (r Run) Own() bool { return r.Policy == Own || r.Policy == OwnHalf }

@@ -78,6 +78,21 @@ func TestDisturbedRunsDoNotCount(t *testing.T) {
 	}
 }
 
+func TestRiskyPolicies(t *testing.T) {
+	for platform, want := range map[string]bool{
+		"qemu-10.0.2 libvirt-11.3.0 guest-1": true, "qemu-10.2 libvirt-11.3.0 guest-1": false, "qemu-8.2.2 libvirt-10.0.0 guest-1": false, "lab": false,
+	} {
+		zstd, plain := of("idle@1", "multifd-zstd", 1, 0, 3, 100), of("idle@1", "default", 1, 0, 6, 100)
+		zstd.Platform, plain.Platform = platform, platform
+		if zstd.Risky() != want || plain.Risky() {
+			t.Errorf("%s: risky %v and %v, want only %v", platform, zstd.Risky(), plain.Risky(), want)
+		}
+		if text := runs.Verdict([]runs.Run{zstd, plain}); strings.Contains(text, "Without multifd-zstd") != want {
+			t.Errorf("%s: %s", platform, text)
+		}
+	}
+}
+
 // good is a benchmark in which all holds: a cell where a fixed policy does, and one where none does.
 func good() []runs.Run {
 	var all []runs.Run

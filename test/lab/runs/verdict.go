@@ -104,8 +104,16 @@ func (l Line) Holds() string {
 }
 
 // Verdict compares drover with the best fixed policy of each cell, and says which of what it is held to
-// the runs show to hold.
+// the runs show to hold: where a policy may lose guests, which drover may not, also without it.
 func Verdict(all []Run) string {
+	safe := Select(all, func(r Run) bool { return !r.Risky() })
+	if len(safe) == len(all) {
+		return verdict(all)
+	}
+	return verdict(all) + "\nWithout multifd-zstd, which may lose the guest with this QEMU when it fails or is cancelled:\n" + verdict(safe)
+}
+
+func verdict(all []Run) string {
 	cs := cells(all)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
