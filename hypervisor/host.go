@@ -54,6 +54,8 @@ type Capacity struct {
 	Cores    Cores `json:"cores"`
 	Memory   Bytes `json:"memory"`
 	Reserved Bytes `json:"reserved"` // the host's own share of Memory, never given to domains
+	// VCPUs is how many the domains there may have together; 0 is no limit.
+	VCPUs int `json:"vcpus,omitempty"`
 	// Bandwidth is the migration network's, in each direction; 0 when not known.
 	Bandwidth BytesPerSecond `json:"bandwidth"`
 }

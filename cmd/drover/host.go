@@ -231,6 +231,9 @@ func hostTable(v hostView, h *fleet.Host) out.Table {
 	t.Add("State:", joinNotes(v.State, v.Note))
 	t.Add("CPU:", cpuOf(v.CPU, v.Capacity.Cores)+" cores")
 	t.Add("Memory:", fmt.Sprintf("%s in use, %s reserved for the host", memoryOf(v.Memory, v.Capacity.Memory), v.Capacity.Reserved))
+	if n := v.Capacity.VCPUs; n > 0 {
+		t.Add("vCPUs:", fmt.Sprintf("%d at most", n))
+	}
 	if bw := v.Capacity.Bandwidth; bw > 0 {
 		t.Add("Migration link:", fmt.Sprintf("%.0f Mbit/s", bw.Mbit()))
 	}

@@ -137,6 +137,7 @@ func stayText(b balance.Blocked) string {
 		balance.NoConvergence: "it writes memory faster than the link takes it",
 		balance.NoMemory:      "no host has the memory for it",
 		balance.NoCPU:         "no host has the CPU for it",
+		balance.NoVCPUs:       "no host may have so many more vCPUs",
 		balance.AntiAffinity:  "every host has a VM that it must not be with",
 		balance.Avoided:       "it may not go to any other host",
 		balance.Closed:        "no other host takes VMs",

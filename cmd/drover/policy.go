@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"drover/cmd/internal/out"
+	"drover/hypervisor"
 	"drover/scheduler/auto"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
@@ -34,17 +35,18 @@ for 150 ms, up to 900 ms when there is no other way, may be slowed by 30 %, and 
      windows: [{name: nightly, cron: "30 1 * * MON-FRI", duration: 4h, zone: Europe/Berlin}]
      blackouts: [{name: backup, cron: "0 3 * * *", duration: 45m}]
 
-Fields of a class: max_pause, max_pause_ceiling, max_slowdown, budget (how long a migration may take; 0
-reckons it from size and link), post_copy (never, allowed), encrypt, priority (higher requests are
+Fields of a class: max_pause, max_pause_ceiling, max_slowdown, budget (how long a migration may take;
+0 reckons it from size and link), post_copy (never, allowed), encrypt, priority (higher requests are
 ordered first), cooldown (rest before the next automatic move), automatic (false: moves only when
 somebody asks), pinned, before_hook and after_hook (commands in hooks-dir of the agents: on the source
 before a migration, and where the VM is after it), hook_timeout (of each), hook_failure (go-on or
-refuse: what becomes of a migration whose first hook fails). Of automation: level, mark (of a host's CPU, above which its VMs begin to wait),
-hold (for how long before that counts), horizon, min_gain (core-minutes in it that a move must avoid),
-slot (over which load is averaged), plan_expiry, max_moves, at_once, windows, blackouts; drover policy
-show says what each is. What a VM has by itself (drover vm set) counts above the rules; flags of drover
-migrate count for that migration. A change counts from the next request on; a migration under way keeps
-what it was asked for with.`
+refuse: what becomes of a migration whose first hook fails). Of automation: level, mark (of a host's
+CPU, above which its VMs begin to wait), hold (for how long before that counts), horizon, min_gain
+(core-minutes in it that a move must avoid), slot (over which load is averaged), plan_expiry,
+max_moves, max_gib (of memory that a plan moves), at_once, windows, blackouts; drover policy show says
+what each is. What a VM has by itself (drover vm set) counts above the rules; flags of drover migrate
+count for that migration. A change counts from the next request on; a migration under way keeps what
+it was asked for with.`
 
 func policyCommand() *cli.Command {
 	return &cli.Command{
@@ -149,12 +151,16 @@ func automationTable(a policy.Automation) out.Table {
 	}{{"hold", s.Rule.Hold}, {"horizon", s.Rule.Horizon}, {"slot", s.Slot}, {"plan_expiry", s.PlanLife}} {
 		t.Add(d.name, policy.Duration(d.is).String())
 	}
-	moves := "no bound"
+	moves, gib := "no bound", "no bound"
 	if s.Rule.Moves > 0 {
 		moves = fmt.Sprint(s.Rule.Moves)
 	}
+	if s.Rule.Bytes > 0 {
+		gib = fmt.Sprint(int64(s.Rule.Bytes / hypervisor.GiB))
+	}
 	t.Add("min_gain", fmt.Sprintf("%g core-minutes", s.Rule.Least))
 	t.Add("max_moves", moves)
+	t.Add("max_gib", gib)
 	t.Add("at_once", fmt.Sprint(s.AtOnce))
 	for _, w := range a.Windows {
 		t.Add("window "+w.Name, policy.WindowText(w))

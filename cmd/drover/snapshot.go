@@ -42,6 +42,7 @@ type (
 		Cores       float64           `json:"cores"`
 		MemMiB      float64           `json:"mem_mib"`
 		ReservedMiB float64           `json:"reserved_mib"`
+		VCPUs       int               `json:"vcpus,omitempty"` // that its VMs may have together
 		NetGbit     float64           `json:"net_gbit"`
 		Cordoned    bool              `json:"cordoned"`
 		Labels      map[string]string `json:"labels,omitempty"`
@@ -97,7 +98,7 @@ func planInputOf(snap *fleet.Snapshot) (input planInput, remarks []string) {
 			c.Bandwidth = scheduler.UnknownLink
 		}
 		input.Hosts = append(input.Hosts, planHost{
-			Name: name, Cores: float64(c.Cores), MemMiB: mib(c.Memory), ReservedMiB: mib(c.Reserved),
+			Name: name, Cores: float64(c.Cores), MemMiB: mib(c.Memory), ReservedMiB: mib(c.Reserved), VCPUs: max(c.VCPUs, 0),
 			NetGbit: c.Bandwidth.Mbit() / 1000, Cordoned: len(h.Record.Cordons) > 0, Labels: h.Record.Labels,
 		})
 		for _, d := range h.Domains() {

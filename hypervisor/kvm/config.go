@@ -119,6 +119,7 @@ func (c Config) Validate() error {
 		{"cores", c.Capacity.Cores < 0},
 		{"memory", c.Capacity.Memory < 0},
 		{"reserved memory", c.Capacity.Reserved < 0},
+		{"limit on vCPUs", c.Capacity.VCPUs < 0},
 		{"bandwidth", c.Capacity.Bandwidth < 0},
 	} {
 		if amount.bad {

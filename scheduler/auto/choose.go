@@ -21,8 +21,9 @@ type Rule struct {
 	Hold time.Duration
 	// Sure is by how many standard errors of the hosts' means the evidence must suffice.
 	Sure float64
-	// Moves is how many one plan may have; 0 is no bound.
+	// Moves is how many one plan may have, Bytes the memory of all that it moves; 0 is no bound.
 	Moves int
+	Bytes hypervisor.Bytes
 }
 
 // DefaultRule is five core-minutes above 85 % in six hours: what a host is that is one core above it for five
@@ -101,7 +102,7 @@ func Choose(p *balance.Problem, loads []signal.Estimate, hot []bool, r Rule) ([]
 	for h := range ends {
 		ends[h] = End{signal.Sum(parts[h]...), p.Hosts[h].Cores}
 	}
-	plan, err := balance.Make(p, balance.Options{Evaluations: evaluations * movable, MaxMoves: r.Moves})
+	plan, err := balance.Make(p, balance.Options{Evaluations: evaluations * movable, MaxMoves: r.Moves, MaxBytes: r.Bytes})
 	if err != nil {
 		return nil, fmt.Errorf("choose moves: %w", err)
 	}

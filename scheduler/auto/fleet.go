@@ -93,7 +93,7 @@ func hostsOf(s *fleet.Snapshot) ([]balance.Host, map[string]int) {
 		}
 		index[name] = len(list)
 		list = append(list, balance.Host{
-			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: c.Reserved, Link: c.Bandwidth, Cordoned: feasible.Closed(s, h) != nil,
+			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: c.Reserved, VCPUs: max(c.VCPUs, 0), Link: c.Bandwidth, Cordoned: feasible.Closed(s, h) != nil,
 		})
 	}
 	return list, index

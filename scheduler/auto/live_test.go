@@ -132,6 +132,13 @@ func TestReplay(t *testing.T) {
 	if got := moves(policy.Document{Automation: policy.Automation{MaxMoves: new(1)}}); len(got) != 1 {
 		t.Errorf("one move at most: %+v", got)
 	}
+	most := hypervisor.Bytes(0)
+	for _, m := range moves(policy.Document{Automation: policy.Automation{MaxGiB: new(5)}}) {
+		most += m.Memory
+	}
+	if most == 0 || most > 5*hypervisor.GiB {
+		t.Errorf("moves %s, at most 5 GiB", most)
+	}
 	if got := moves(policy.Document{Default: policy.Class{Automatic: new(false)}}); len(got) != 0 {
 		t.Errorf("all have opted out: %+v", got)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"drover/hypervisor"
 	"drover/scheduler/calendar"
 	"drover/scheduler/fleet"
 	"drover/scheduler/policy"
@@ -72,6 +73,9 @@ func SettingsOf(a policy.Automation) (Settings, error) {
 	}
 	if a.MaxMoves != nil {
 		s.Rule.Moves = *a.MaxMoves
+	}
+	if a.MaxGiB != nil {
+		s.Rule.Bytes = hypervisor.Bytes(*a.MaxGiB) * hypervisor.GiB
 	}
 	if a.AtOnce != nil {
 		s.AtOnce = *a.AtOnce

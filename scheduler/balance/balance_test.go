@@ -24,6 +24,7 @@ func drawProblem(t *rapid.T) *Problem {
 		p.Hosts = append(p.Hosts, Host{
 			Name: fmt.Sprint("h", i), Cores: hypervisor.Cores(rapid.IntRange(1, 16).Draw(t, "cores")),
 			Memory: mem, Reserved: hypervisor.Bytes(rapid.IntRange(0, 2).Draw(t, "reserved")) * gibB, Link: 1.25e9,
+			VCPUs:    max(rapid.IntRange(-40, 40).Draw(t, "most vcpus"), 0),
 			Cordoned: rapid.IntRange(0, 7).Draw(t, "cordoned") == 0, Draining: rapid.IntRange(0, 5).Draw(t, "draining") == 0,
 		})
 	}
@@ -31,7 +32,7 @@ func drawProblem(t *rapid.T) *Problem {
 		cpu := rapid.Float64Range(0, 3).Draw(t, "cpu")
 		v := VM{
 			Name: fmt.Sprint("v", i), Host: rapid.IntRange(0, len(p.Hosts)-1).Draw(t, "host"),
-			Memory: hypervisor.Bytes(rapid.IntRange(1, 8).Draw(t, "gib")) * gibB, VCPUs: 2,
+			Memory: hypervisor.Bytes(rapid.IntRange(1, 8).Draw(t, "gib")) * gibB, VCPUs: rapid.IntRange(0, 8).Draw(t, "vcpus"),
 			Mean: Load{CPU: hypervisor.Cores(cpu)}, Peak: Load{CPU: hypervisor.Cores(cpu * rapid.Float64Range(0, 3).Draw(t, "peak"))},
 			Dirty:  hypervisor.BytesPerSecond(rapid.IntRange(0, 2000).Draw(t, "dirty")) << 20,
 			Pinned: rapid.IntRange(0, 9).Draw(t, "pinned") == 0, Resting: rapid.IntRange(0, 9).Draw(t, "resting") == 0,
@@ -80,12 +81,15 @@ func replay(t *rapid.T, p *Problem, o Options, plan *Plan) []int {
 	at := make([]int, len(p.VMs))
 	mem := make([]hypervisor.Bytes, len(p.Hosts))
 	cpu := make([]float64, len(p.Hosts))
+	vcpus := make([]int, len(p.Hosts))
 	for i, v := range p.VMs {
 		at[i] = v.at()
+		vcpus[at[i]] += v.VCPUs
 		mem[at[i]] += v.Memory
 		cpu[at[i]] += float64(v.Mean.CPU)
 		if v.Moving && v.Target != v.Host {
 			mem[v.Host] += v.Memory
+			vcpus[v.Host] += v.VCPUs
 		}
 	}
 	cpuBefore := slices.Clone(cpu)
@@ -116,11 +120,15 @@ func replay(t *rapid.T, p *Problem, o Options, plan *Plan) []int {
 		if mem[m.To] > to.Memory-to.Reserved {
 			t.Fatalf("move %d: %s has %s of %s", k, to.Name, mem[m.To], to.Memory-to.Reserved)
 		}
+		if vcpus[m.To] += v.VCPUs; to.VCPUs > 0 && v.VCPUs > 0 && vcpus[m.To] > to.VCPUs {
+			t.Fatalf("move %d: %s has %d vCPUs of %d", k, to.Name, vcpus[m.To], to.VCPUs)
+		}
 		limit := max(float64(to.Cores)*max(1, fleet), cpuBefore[m.To])
 		if v.Mean.CPU > 0 && cpu[m.To] > limit+1e-6 {
 			t.Fatalf("move %d: %s has a load of %v, limit %v", k, to.Name, cpu[m.To], limit)
 		}
 		mem[m.From] -= v.Memory
+		vcpus[m.From] -= v.VCPUs
 		cpu[m.From] -= float64(v.Mean.CPU)
 		at[m.VM] = m.To
 		for g, n := range breaches(p, at) {

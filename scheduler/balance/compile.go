@@ -2,6 +2,7 @@ package balance
 
 import (
 	"maps"
+	"math"
 	"slices"
 
 	"drover/hypervisor"
@@ -26,6 +27,7 @@ type item struct {
 	home      int32
 	mem       float64 // MiB
 	cpu, vari float64 // cores, cores squared
+	vcpus     float64
 	net       float64 // bytes/s
 	price     float64 // in units of the objective's price
 	gib       float64
@@ -48,9 +50,11 @@ type host struct {
 	cores   float64
 	perNet  float64 // 1 / link, bytes/s
 	cpuMax  float64 // cores up to which domains may come
+	vcpuMax float64 // vCPUs up to which domains may come
 	takes   bool    // domains may come
 	counts  bool    // its evenness is of interest: not draining
 	heldMem float64 // by domains that are leaving, MiB
+	heldCPU float64 // by them, vCPUs
 }
 
 // group is a rule, with how many members are where.
@@ -117,6 +121,7 @@ func (c *compiled) compileHosts() {
 		sumMem += float64(v.Memory) / mib
 		if v.Moving && v.Target != v.Host {
 			c.hosts[v.Host].heldMem += float64(v.Memory) / mib
+			c.hosts[v.Host].heldCPU += float64(v.VCPUs)
 		}
 	}
 	for i, h := range p.Hosts {
@@ -125,6 +130,10 @@ func (c *compiled) compileHosts() {
 		x.perCap = 1 / max(x.memCap, 1)
 		x.perMem, x.cores, x.perCPU = mib/float64(h.Memory), float64(h.Cores), 1/float64(h.Cores)
 		x.perNet = 1 / float64(h.Link)
+		x.vcpuMax = math.Inf(1)
+		if h.VCPUs > 0 {
+			x.vcpuMax = float64(h.VCPUs)
+		}
 		x.takes, x.counts = !h.Cordoned && !h.Draining, !h.Draining
 		if x.counts {
 			sumCores += x.cores
@@ -213,6 +222,7 @@ func (x *item) add(c *compiled, i int) {
 	x.vms = append(x.vms, int32(i))
 	x.mem += float64(v.Memory) / mib
 	x.cpu += float64(v.Mean.CPU)
+	x.vcpus += float64(v.VCPUs)
 	x.vari += variance(float64(v.Mean.CPU), float64(v.Peak.CPU))
 	x.net += float64(max(v.Mean.Net, 0))
 	x.gib += float64(v.Memory) / gib

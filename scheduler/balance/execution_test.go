@@ -11,13 +11,14 @@ import (
 )
 
 // execution carries a plan out in any order that its moves' After allows, however long each takes: a domain has
-// memory and CPU on both hosts while it moves.
+// memory, CPU and vCPUs on both hosts while it moves.
 type execution struct {
 	p       *Problem
 	plan    *Plan
 	at      []int
 	mem     []hypervisor.Bytes
 	cpu     []float64
+	vcpus   []int
 	limit   []float64
 	started []bool
 	done    []bool
@@ -26,14 +27,17 @@ type execution struct {
 func newExecution(p *Problem, plan *Plan) *execution {
 	e := &execution{
 		p: p, plan: plan, at: make([]int, len(p.VMs)), mem: make([]hypervisor.Bytes, len(p.Hosts)), cpu: make([]float64, len(p.Hosts)),
+		vcpus:   make([]int, len(p.Hosts)),
 		started: make([]bool, len(plan.Moves)), done: make([]bool, len(plan.Moves)),
 	}
 	for i, v := range p.VMs {
 		e.at[i] = v.at()
 		e.mem[e.at[i]] += v.Memory
 		e.cpu[e.at[i]] += float64(v.Mean.CPU)
+		e.vcpus[e.at[i]] += v.VCPUs
 		if v.Moving && v.Target != v.Host {
 			e.mem[v.Host] += v.Memory
+			e.vcpus[v.Host] += v.VCPUs
 		}
 	}
 	for h, x := range p.Hosts {
@@ -61,11 +65,14 @@ func (e *execution) start(k int) error {
 	e.started[k] = true
 	e.mem[m.To] += v.Memory
 	e.cpu[m.To] += float64(v.Mean.CPU)
+	e.vcpus[m.To] += v.VCPUs
 	switch {
 	case e.at[m.VM] != m.From:
 		return fmt.Errorf("move %d: %s is on %d, moves from %d", k, v.Name, e.at[m.VM], m.From)
 	case e.mem[m.To] > to.Memory-to.Reserved:
 		return fmt.Errorf("move %d: %s has %s of %s", k, to.Name, e.mem[m.To], to.Memory-to.Reserved)
+	case to.VCPUs > 0 && v.VCPUs > 0 && e.vcpus[m.To] > to.VCPUs:
+		return fmt.Errorf("move %d: %s has %d vCPUs of %d", k, to.Name, e.vcpus[m.To], to.VCPUs)
 	case v.Mean.CPU > 0 && e.cpu[m.To] > e.limit[m.To]+1e-6:
 		return fmt.Errorf("move %d: %s has a load of %v, limit %v", k, to.Name, e.cpu[m.To], e.limit[m.To])
 	}
@@ -89,6 +96,7 @@ func (e *execution) end(k int) {
 	e.done[k] = true
 	e.mem[m.From] -= v.Memory
 	e.cpu[m.From] -= float64(v.Mean.CPU)
+	e.vcpus[m.From] -= v.VCPUs
 	e.at[m.VM] = m.To
 }
 

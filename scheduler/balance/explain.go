@@ -68,7 +68,7 @@ func (x *search) noHost(i int32) (Why, map[Why]int) {
 		return NotWorth, count
 	}
 	most := Closed
-	for _, w := range []Why{NoMemory, NoCPU, AntiAffinity, Avoided} {
+	for _, w := range []Why{NoMemory, NoCPU, NoVCPUs, AntiAffinity, Avoided} {
 		if count[w] > 0 && (most == Closed || count[w] > count[most]) {
 			most = w
 		}
@@ -84,6 +84,8 @@ func (x *search) wanting(i, t int32, why Why) string {
 		return fmt.Sprintf("has %s to give, %s is needed", hypervisor.Bytes(max(0, h.memMax-x.mem[t])*mib), hypervisor.Bytes(it.mem*mib))
 	case NoCPU:
 		return fmt.Sprintf("would have a load of %.1f, its limit is %.1f", x.cpu[t]+it.cpu, h.cpuMax)
+	case NoVCPUs:
+		return fmt.Sprintf("would have %.0f vCPUs, its limit is %.0f", x.vcpus[t]+it.vcpus, h.vcpuMax)
 	case AntiAffinity:
 		for _, g := range it.groups {
 			if r := &x.groups[g.group]; r.apart && r.rank == required && x.count[x.cell(g, t)] > 0 {

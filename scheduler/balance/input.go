@@ -29,6 +29,7 @@ type InputHost struct {
 	MemMiB      float64           `json:"mem_mib"`
 	ReservedMiB float64           `json:"reserved_mib"` // the host's own
 	NetGbit     float64           `json:"net_gbit"`
+	VCPUs       int               `json:"vcpus,omitempty"` // that its VMs may have together; 0: no limit
 	Cordoned    bool              `json:"cordoned"`
 	Labels      map[string]string `json:"labels,omitempty"`
 }
@@ -119,7 +120,7 @@ func (in *Input) Problem() (*Problem, error) {
 			Name: h.Name, Cores: hypervisor.Cores(number("cores", h.Cores, 1)),
 			Memory:   hypervisor.Bytes(number("mem_mib", h.MemMiB, mib)),
 			Reserved: hypervisor.Bytes(number("reserved_mib", h.ReservedMiB, mib)),
-			Link:     hypervisor.BytesPerSecond(number("net_gbit", link, 1e9/8)), Cordoned: h.Cordoned,
+			Link:     hypervisor.BytesPerSecond(number("net_gbit", link, 1e9/8)), Cordoned: h.Cordoned, VCPUs: h.VCPUs,
 		})
 		if bad != nil {
 			return nil, bad

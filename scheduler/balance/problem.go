@@ -24,9 +24,11 @@ type Host struct {
 	Cores hypervisor.Cores
 	// Memory is all of it; domains may have what is left of it by Reserved.
 	Memory, Reserved hypervisor.Bytes
-	Link             hypervisor.BytesPerSecond // of the migration network, each way
-	Cordoned         bool                      // takes no domains
-	Draining         bool                      // is to be emptied, and takes none
+	// VCPUs is how many its domains may have together; 0 is no limit.
+	VCPUs    int
+	Link     hypervisor.BytesPerSecond // of the migration network, each way
+	Cordoned bool                      // takes no domains
+	Draining bool                      // is to be emptied, and takes none
 
 	emptied bool // drains because this plan chose it: what limits others is reckoned as if it did not
 }
@@ -86,6 +88,8 @@ func (p *Problem) Validate() error {
 			return fail("host %s has %s of memory", h.Name, h.Memory)
 		case h.Reserved < 0 || h.Reserved > h.Memory:
 			return fail("host %s reserves %s of %s", h.Name, h.Reserved, h.Memory)
+		case h.VCPUs < 0:
+			return fail("host %s may have %d vCPUs", h.Name, h.VCPUs)
 		case h.Link <= 0:
 			return fail("host %s has a link of %s", h.Name, h.Link)
 		}

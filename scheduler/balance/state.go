@@ -26,6 +26,7 @@ type state struct {
 	mpos  []int32   // by item: where in moved, or -1
 
 	mem, cpu, vari, net []float64 // by host
+	vcpus               []float64 // by host
 	free, load, cost    []float64 // by host: its part in the totals
 	full                []float64 // by host: how loaded it is
 	count               []int32   // by group and host: members there
@@ -36,11 +37,11 @@ func newState(c *compiled) *state {
 	s := &state{
 		compiled: c, at: make([]int32, m), on: make([][]int32, n), pos: make([]int32, m), mpos: make([]int32, m),
 		mem: make([]float64, n), cpu: make([]float64, n), vari: make([]float64, n), net: make([]float64, n),
-		free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n), full: make([]float64, n),
+		vcpus: make([]float64, n), free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n), full: make([]float64, n),
 		count: make([]int32, len(c.groups)*n),
 	}
 	for h := range c.hosts {
-		s.mem[h] = c.hosts[h].heldMem
+		s.mem[h], s.vcpus[h] = c.hosts[h].heldMem, c.hosts[h].heldCPU
 	}
 	for i := range c.items {
 		x := &c.items[i]
@@ -68,6 +69,7 @@ func (s *state) arrive(i, h int32) {
 	s.on[h] = append(s.on[h], i)
 	s.mem[h] += x.mem
 	s.cpu[h] += x.cpu
+	s.vcpus[h] += x.vcpus
 	s.vari[h] += x.vari
 	s.net[h] += x.net
 	for _, g := range x.groups {
@@ -84,6 +86,7 @@ func (s *state) leave(i int32) {
 	s.on[h] = list[:len(list)-1]
 	s.mem[h] -= x.mem
 	s.cpu[h] -= x.cpu
+	s.vcpus[h] -= x.vcpus
 	s.vari[h] -= x.vari
 	s.net[h] -= x.net
 	for _, g := range x.groups {
@@ -174,7 +177,7 @@ func (s *state) resum() {
 }
 
 // change is what comes to a host, or leaves it where negative.
-type change struct{ mem, cpu, vari, net float64 }
+type change struct{ mem, cpu, vari, net, vcpus float64 }
 
 // shifted takes the change of a host's loads into account.
 func (s *state) shifted(n *totals, h int32, d change) {
@@ -219,8 +222,8 @@ func (s *state) travelled(n *totals, i, t int32) {
 // after returns the totals if the item moved to the host; nothing is changed.
 func (s *state) after(i, t int32) totals {
 	n, x, from := s.totals, &s.items[i], s.at[i]
-	s.shifted(&n, from, change{-x.mem, -x.cpu, -x.vari, -x.net})
-	s.shifted(&n, t, change{x.mem, x.cpu, x.vari, x.net})
+	s.shifted(&n, from, change{-x.mem, -x.cpu, -x.vari, -x.net, -x.vcpus})
+	s.shifted(&n, t, change{x.mem, x.cpu, x.vari, x.net, x.vcpus})
 	s.travelled(&n, i, t)
 	return n
 }
@@ -229,13 +232,13 @@ func (s *state) after(i, t int32) totals {
 func (s *state) traded(i, j int32) (totals, bool) {
 	n, x, y := s.totals, &s.items[i], &s.items[j]
 	a, b := s.at[i], s.at[j]
-	d := change{y.mem - x.mem, y.cpu - x.cpu, y.vari - x.vari, y.net - x.net}
-	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu}) ||
+	d := change{y.mem - x.mem, y.cpu - x.cpu, y.vari - x.vari, y.net - x.net, y.vcpus - x.vcpus}
+	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu, vcpus: -d.vcpus}) ||
 		s.bars(j, a) != "" || s.bars(i, b) != "" || s.meets(j, a) || s.meets(i, b) {
 		return n, false
 	}
 	s.shifted(&n, a, d)
-	s.shifted(&n, b, change{-d.mem, -d.cpu, -d.vari, -d.net})
+	s.shifted(&n, b, change{-d.mem, -d.cpu, -d.vari, -d.net, -d.vcpus})
 	s.travelled(&n, i, b)
 	s.travelled(&n, j, a)
 	return n, true
@@ -244,7 +247,8 @@ func (s *state) traded(i, j int32) (totals, bool) {
 // bears: the host has the room for the change.
 func (s *state) bears(h int32, d change) bool {
 	x := &s.hosts[h]
-	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack)
+	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack) &&
+		(d.vcpus <= 0 || s.vcpus[h]+d.vcpus <= x.vcpuMax)
 }
 
 // fits: the host may have the item, as far as that host alone tells.
@@ -258,6 +262,9 @@ func (s *state) refuses(i, t int32) Why {
 	}
 	if s.cpu[t]+x.cpu > h.cpuMax+slack && x.cpu > 0 {
 		return NoCPU
+	}
+	if s.vcpus[t]+x.vcpus > h.vcpuMax && x.vcpus > 0 {
+		return NoVCPUs
 	}
 	if why := s.bars(i, t); why != "" {
 		return why

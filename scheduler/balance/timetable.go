@@ -99,20 +99,46 @@ func (x *search) reordered(steps []step) ([]step, []int32) {
 	return out, nil
 }
 
-// freed is CPU that a host has to give: from the start, or since a step left it.
+// freed is what a host has to give: from the start, or since a step left it.
 type freed struct {
-	by  int // the step, or -1
-	cpu float64
+	by     int // the step, or -1
+	amount float64
 }
 
-// wait lets each step wait for those whose CPU it gets, and members of a required affinity group for each other,
-// so that CPU and rules hold however long each step takes. Each core that becomes free is given to one step, the
-// longest free first. The steps must fit in this order. It reports whether there was anything to wait for.
+// supply is what hosts have to give of one thing, the longest free first. A host that has less than nothing owes
+// that to its limit.
+type supply [][]freed
+
+// take gives a step what it needs on a host, and returns the steps that have left it there.
+func (s supply) take(h int32, need float64) (by []int) {
+	for need > slack && len(s[h]) > 0 {
+		f := &s[h][0]
+		take := min(need, f.amount)
+		need -= take
+		f.amount -= take
+		if take > 0 && f.by >= 0 {
+			by = append(by, f.by)
+		}
+		if f.amount <= slack {
+			s[h] = s[h][1:]
+		}
+	}
+	return by
+}
+
+// leave is what a step gives back to a host.
+func (s supply) leave(h int32, by int, amount float64) { s[h] = append(s[h], freed{by, amount}) }
+
+// wait lets each step wait for those whose CPU and vCPUs it gets, and members of a required affinity group for
+// each other, so that limits and rules hold however long each step takes. Each core that becomes free is given to
+// one step, the longest free first. The steps must fit in this order. It reports whether there was anything to
+// wait for.
 func (x *search) wait(steps []step) bool {
 	start := newState(x.compiled)
-	pool := make([][]freed, len(x.hosts))
-	for h := range pool {
-		pool[h] = []freed{{-1, x.hosts[h].cpuMax - start.cpu[h]}}
+	cpu, vcpus := make(supply, len(x.hosts)), make(supply, len(x.hosts))
+	for h := range x.hosts {
+		cpu[h] = []freed{{-1, x.hosts[h].cpuMax - start.cpu[h]}}
+		vcpus[h] = []freed{{-1, x.hosts[h].vcpuMax - start.vcpus[h]}}
 	}
 	last := make(map[int32]int) // by group: the last step of a member
 	any := false
@@ -120,19 +146,9 @@ func (x *search) wait(steps []step) bool {
 		s := &steps[k]
 		it := &x.items[s.item]
 		before := len(s.after)
-		for need := it.cpu; need > slack && len(pool[s.to]) > 0; {
-			f := &pool[s.to][0]
-			take := min(need, f.cpu)
-			need -= take
-			f.cpu -= take
-			if take > 0 && f.by >= 0 {
-				s.after = append(s.after, f.by)
-			}
-			if f.cpu <= slack {
-				pool[s.to] = pool[s.to][1:]
-			}
-		}
-		pool[s.from] = append(pool[s.from], freed{k, it.cpu})
+		s.after = append(append(s.after, cpu.take(s.to, it.cpu)...), vcpus.take(s.to, it.vcpus)...)
+		cpu.leave(s.from, k, it.cpu)
+		vcpus.leave(s.from, k, it.vcpus)
 		for _, g := range it.groups {
 			if r := &x.groups[g.group]; r.apart || r.rank != required {
 				continue

@@ -11,6 +11,7 @@ const (
 	NoConvergence Why = "no-convergence" // it writes memory faster than the link takes it
 	NoMemory      Why = "memory"
 	NoCPU         Why = "cpu"
+	NoVCPUs       Why = "vcpus" // the host would have more of them than it may
 	AntiAffinity  Why = "anti-affinity"
 	Avoided       Why = "avoided"  // the VM may not go to that host
 	Closed        Why = "cordoned" // the host takes no VMs

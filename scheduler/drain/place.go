@@ -201,7 +201,7 @@ func (s *step) table(wanted map[hypervisor.DomainID]int, avoid []string, room bo
 		}
 		t.hosts[name] = len(t.problem.Hosts)
 		t.problem.Hosts = append(t.problem.Hosts, balance.Host{
-			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: max(c.Reserved, 0), Link: link,
+			Name: name, Cores: c.Cores, Memory: c.Memory, Reserved: max(c.Reserved, 0), VCPUs: max(c.VCPUs, 0), Link: link,
 			Cordoned: shut(s.Fleet, h) || slices.Contains(avoid, name), Draining: slices.Contains(s.r.Hosts, name),
 		})
 		for _, d := range h.Facts.Domains {

@@ -165,7 +165,7 @@ func inGroups(s *fleet.Snapshot, list []Origin) []Origin {
 	return list
 }
 
-// overload says why a VM's home has no room for it and those that have to come with it: memory as it is
+// overload says why a VM's home has no room for it and those that have to come with it: memory and vCPUs as they are
 // promised, and CPU as it is used, with those that are on their way. A home that would be crowded, and fuller
 // than where the VM is now, has none either: that is what the VM's coming home would bring back. Nil if it has.
 func (s *step) overload(i int) *hypervisor.Blocker {
@@ -176,10 +176,12 @@ func (s *step) overload(i int) *hypervisor.Blocker {
 	}
 	var memory hypervisor.Bytes
 	var cpu hypervisor.Cores
+	var vcpus int
 	var names []string
 	for _, o := range s.r.Moves {
 		if d := s.where.domain[o.UUID]; o.UUID == m.UUID || m.Group != "" && o.Group == m.Group && o.To == m.To && o.State == fleet.MovePlanned {
 			memory, cpu, names = memory+d.Facts.Memory, cpu+d.Load.CPU, append(names, o.VM)
+			vcpus += d.Facts.VCPUs
 		}
 	}
 	what := "it needs"
@@ -190,6 +192,13 @@ func (s *step) overload(i int) *hypervisor.Blocker {
 		return &hypervisor.Blocker{
 			Code:   hypervisor.BlockMemory,
 			Detail: fmt.Sprintf("%s %s, %s has %s to give", what, memory, m.To, max(free, 0)),
+			Remedy: "it stays on " + m.From + "; make room and restore again",
+		}
+	}
+	if free := feasible.FreeVCPUs(s.Fleet, home, ""); vcpus > 0 && vcpus > free {
+		return &hypervisor.Blocker{
+			Code:   feasible.VCPUs,
+			Detail: fmt.Sprintf("%s %d vCPUs, %s has room for %d of the %d that it may have", what, vcpus, m.To, max(free, 0), home.Capacity().VCPUs),
 			Remedy: "it stays on " + m.From + "; make room and restore again",
 		}
 	}

@@ -326,6 +326,27 @@ func TestRestoreLimits(t *testing.T) {
 	}
 }
 
+// VMs go and come back only as far as the hosts' limits on vCPUs let them.
+func TestVCPULimits(t *testing.T) {
+	w := newWorld("h1:16 a:1 b:1 c:1 d:1", "h2:16 x:1", "h3:16")
+	w.hosts["h2"].vcpus, w.hosts["h3"].vcpus = 3, 1
+	w.request(drainOf("h1"))
+	if got := w.play(t, "r1"); got.Phase != fleet.RunRefused {
+		t.Errorf("%s (%s) where one finds no room", got.Phase, got.Reason)
+	}
+	w = newWorld("h1:16 a:1 b:1 c:1 d:1", "h2:16 x:1", "h3:16")
+	w.hosts["h2"].vcpus, w.hosts["h3"].vcpus = 3, 2
+	w.request(drainOf("h1"))
+	if got := w.play(t, "r1"); got.Phase != fleet.RunDone || len(w.hosts["h2"].vms) != 3 || len(w.hosts["h3"].vms) != 2 {
+		t.Errorf("%s (%s): h2 has %q, h3 %q", got.Phase, got.Reason, w.names("h2"), w.names("h3"))
+	}
+	w.hosts["h1"].vcpus = 3
+	w.request(back())
+	if got := w.play(t, "r2"); got.Phase != fleet.RunPartial || len(w.hosts["h1"].vms) != 3 {
+		t.Errorf("%s (%s), h1 has %q", got.Phase, got.Reason, w.names("h1"))
+	}
+}
+
 // A rebalance is the same record with moves in it from the start: in their order, and given up at once.
 func TestRebalance(t *testing.T) {
 	w := newWorld("h1:4 a:3", "h2:4 b:3", "h3:4")

@@ -33,6 +33,7 @@ type world struct {
 
 type host struct {
 	memory  int // GiB
+	vcpus   int // limit; each VM has one
 	cordons []fleet.Cordon
 	vms     map[string]int // GiB
 	off     map[string]bool
@@ -80,7 +81,7 @@ func (w *world) snapshot() *fleet.Snapshot {
 		if !h.down {
 			f.Session = &fleet.Session{Host: name}
 			f.Facts = &hypervisor.HostFacts{Name: name, Capacity: hypervisor.Capacity{
-				Cores: 8, Memory: hypervisor.Bytes(h.memory) * hypervisor.GiB, Bandwidth: 125_000_000,
+				Cores: 8, Memory: hypervisor.Bytes(h.memory) * hypervisor.GiB, Bandwidth: 125_000_000, VCPUs: h.vcpus,
 			}}
 			f.Load = &hypervisor.HostLoad{Problem: h.problem}
 			for _, vm := range slices.Sorted(maps.Keys(h.vms)) {
@@ -191,7 +192,7 @@ func (w *world) admit(id string) {
 	default:
 		w.rev++
 		m.Phase, m.Revision = precopy.Copying, w.rev
-		m.Order = &precopy.Order{Domain: &hypervisor.DomainFacts{Memory: hypervisor.Bytes(w.hosts[m.Source].vms[m.Domain]) * hypervisor.GiB}}
+		m.Order = &precopy.Order{Domain: &hypervisor.DomainFacts{Memory: hypervisor.Bytes(w.hosts[m.Source].vms[m.Domain]) * hypervisor.GiB, VCPUs: 1}}
 		w.migs[id] = m
 	}
 }

@@ -6,7 +6,8 @@
 //	                migration-under-way   what its hypervisor says (job-under-way, host-device, non-shared-disk, ...)
 //	of the target   unknown-host   same-host   host-away, host-stale, host-degraded   host-cordoned (or draining)
 //	of the pair     architecture   accelerator   machine-unknown   agent-version   name-taken
-//	                memory (on both hosts while it moves, over the target's reserve)   anti-affinity
+//	                memory (on both hosts while it moves, over the target's reserve)   vcpus (where the target has a
+//	                limit)   anti-affinity
 //
 // "drover vm check", the leader's admission of every migration, drains and automatic moves all ask [Check], or
 // [Source] and [Target]. What only a hypervisor can say, such as CPU features and whether a disk can be reached,
@@ -19,6 +20,7 @@ package feasible
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +42,7 @@ const (
 	Protocol     hypervisor.BlockerCode = "agent-version"
 	Pinned       hypervisor.BlockerCode = "pinned"
 	Policy       hypervisor.BlockerCode = "policy" // what is promised to the VM can't be told
+	VCPUs        hypervisor.BlockerCode = "vcpus"  // the target would have more of them than it may
 )
 
 // StaleAfter is the age from which a host's load report no longer counts: four missed reports.
@@ -134,7 +137,7 @@ func Target(s *fleet.Snapshot, r Request, host string) []hypervisor.Blocker {
 		return append(out, *b)
 	}
 	out = append(out, Suits(h, r.Domain.Facts)...)
-	for _, check := range []func(*fleet.Snapshot, Request, *fleet.Host) *hypervisor.Blocker{memory, apart} {
+	for _, check := range []func(*fleet.Snapshot, Request, *fleet.Host) *hypervisor.Blocker{memory, vcpus, apart} {
 		if b := check(s, r, h); b != nil {
 			out = append(out, *b)
 		}
@@ -280,15 +283,44 @@ func memory(s *fleet.Snapshot, r Request, h *fleet.Host) *hypervisor.Blocker {
 	}
 }
 
+// vcpus keeps to the limit that a host may have. A domain without any asks for nothing.
+func vcpus(s *fleet.Snapshot, r Request, h *fleet.Host) *hypervisor.Blocker {
+	need := r.Domain.Facts.VCPUs
+	if free := FreeVCPUs(s, h, r.Migration); need > 0 && need > free {
+		return &hypervisor.Blocker{
+			Code:   VCPUs,
+			Detail: fmt.Sprintf("the VM has %d vCPUs, %s has room for %d of the %d that it may have", need, h.Name, max(free, 0), h.Capacity().VCPUs),
+			Remedy: "move something off it first, choose another host, or raise capacity-vcpus in its agent's settings",
+		}
+	}
+	return nil
+}
+
+// FreeVCPUs is what the host's limit on vCPUs leaves, reckoned as [FreeMemory] is; more than anybody has where
+// there is none.
+func FreeVCPUs(s *fleet.Snapshot, h *fleet.Host, except string) int {
+	limit := h.Capacity().VCPUs
+	if limit <= 0 {
+		return math.MaxInt
+	}
+	_, there := promised(s, h, except)
+	return limit - there
+}
+
 // FreeMemory is what the host can still promise: its memory less its reserve, less the allotments of
 // the domains there, less those of the domains on their way there (except is not counted).
 func FreeMemory(s *fleet.Snapshot, h *fleet.Host, except string) hypervisor.Bytes {
 	c := h.Capacity()
-	free := c.Memory - c.Reserved
+	memory, _ := promised(s, h, except)
+	return c.Memory - c.Reserved - memory
+}
+
+// promised is what the domains on a host, and those on their way there except by one migration, may use of it.
+func promised(s *fleet.Snapshot, h *fleet.Host, except string) (memory hypervisor.Bytes, vcpus int) {
 	here := map[hypervisor.DomainID]bool{}
 	for _, d := range h.Domains() {
 		if d.Load.State != "" && d.Load.State != hypervisor.StateShutoff {
-			free -= d.Facts.Memory
+			memory, vcpus = memory+d.Facts.Memory, vcpus+d.Facts.VCPUs
 			here[d.Facts.ID] = true
 		}
 	}
@@ -296,23 +328,24 @@ func FreeMemory(s *fleet.Snapshot, h *fleet.Host, except string) hypervisor.Byte
 		if m.Target != h.Name || m.ID == except || !m.Phase.Holds() || here[m.UUID] {
 			continue
 		}
-		free -= allotment(s, m)
+		d := onTheWay(s, m)
+		memory, vcpus = memory+d.Memory, vcpus+d.VCPUs
 	}
-	return free
+	return memory, vcpus
 }
 
-// allotment is the memory of a domain on its way: as its order says, which stands however long the
-// source does not report, or as the source reports.
-func allotment(s *fleet.Snapshot, m precopy.Stored) hypervisor.Bytes {
+// onTheWay is a domain that is being moved: as its order says, which stands however long the source does not
+// report, or as the source reports.
+func onTheWay(s *fleet.Snapshot, m precopy.Stored) hypervisor.DomainFacts {
 	if m.Order != nil && m.Order.Domain != nil {
-		return m.Order.Domain.Memory
+		return *m.Order.Domain
 	}
 	if src := s.Hosts[m.Source]; src != nil {
 		for _, d := range src.Domains() {
 			if d.Facts.ID == m.UUID {
-				return d.Facts.Memory
+				return d.Facts
 			}
 		}
 	}
-	return 0
+	return hypervisor.DomainFacts{}
 }

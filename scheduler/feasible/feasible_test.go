@@ -126,6 +126,22 @@ func TestFilters(t *testing.T) {
 			r.Domain.Facts.Memory = 10*hypervisor.GiB + 1
 		}, []hypervisor.BlockerCode{hypervisor.BlockMemory}},
 
+		{"its vCPUs just fit", func(w *world, r *Request) {
+			w.h2.Facts.Capacity.VCPUs, w.h2.Facts.Domains[0].VCPUs, r.Domain.Facts.VCPUs = 12, 8, 4
+		}, nil},
+		{"its vCPUs are too many", func(w *world, r *Request) {
+			w.h2.Facts.Capacity.VCPUs, w.h2.Facts.Domains[0].VCPUs, r.Domain.Facts.VCPUs = 12, 8, 5
+		}, []hypervisor.BlockerCode{VCPUs}},
+		{"one that comes has its vCPUs", func(w *world, r *Request) {
+			w.away("big", hypervisor.GiB)
+			w.migrate("m1", "big", "h3", "h2", precopy.Queued, hypervisor.GiB)
+			w.Migrations["m1"].Order.Domain.VCPUs = 2
+			w.h2.Facts.Capacity.VCPUs, w.h2.Facts.Domains[0].VCPUs, r.Domain.Facts.VCPUs = 12, 8, 3
+		}, []hypervisor.BlockerCode{VCPUs}},
+		{"without a limit nobody counts vCPUs", func(w *world, r *Request) {
+			w.h2.Facts.Domains[0].VCPUs, r.Domain.Facts.VCPUs = 1000, 1000
+		}, nil},
+
 		{"one that it must be apart from is there", func(w *world, _ *Request) { w.group(policy.Apart, policy.Required, "web", "db") }, []hypervisor.BlockerCode{AntiAffinity}},
 		{"and leaves, but is there yet", func(w *world, _ *Request) {
 			w.group(policy.Apart, policy.Required, "web", "db")

@@ -1,7 +1,7 @@
 // Package headroom says whether a fleet could lose a host: whether the VMs of any one host would find room on
-// the others that are in service, by the memory that is promised to them and by what of a host decides
-// whether it can run them at all. It reckons with the next best fit, which is a little pessimistic: what it
-// finds room for has room.
+// the others that are in service, by the memory that is promised to them, by the hosts' limits on vCPUs and by
+// what of a host decides whether it can run them at all. It reckons with the next best fit, which is a little
+// pessimistic: what it finds room for has room.
 //
 // Everything here is pure and safe for concurrent use.
 package headroom
@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"drover/hypervisor"
@@ -67,6 +68,9 @@ type vm struct {
 	facts  *hypervisor.DomainFacts
 }
 
+// noLimit is more vCPUs than a host ever has.
+const noLimit = math.MaxInt32
+
 type kind struct{ arch, virtType, machine string }
 
 // check is one check.
@@ -75,6 +79,7 @@ type check struct {
 	names  []string // hosts that are up
 	open   []bool
 	free   []hypervisor.Bytes
+	vcpus  []int // that it may still have
 	on     [][]vm
 	suited map[kind][]bool
 }
@@ -104,6 +109,11 @@ func look(p Picture) *check {
 		c.open = append(c.open, len(h.Record.Cordons) == 0 && p.Fleet.DrainOf(name) == nil && !slices.Contains(p.Closed, name))
 		capacity := h.Capacity()
 		c.free = append(c.free, capacity.Memory-max(capacity.Reserved, 0))
+		limit := capacity.VCPUs
+		if limit <= 0 {
+			limit = noLimit
+		}
+		c.vcpus = append(c.vcpus, limit)
 	}
 	c.on = make([][]vm, len(c.names))
 	to := maps.Clone(p.To)
@@ -138,9 +148,9 @@ func look(p Picture) *check {
 				at = j
 			}
 			c.on[at] = append(c.on[at], vm{d.Name, d.Memory, d})
-			c.free[at] -= d.Memory
-			if at != i && under[d.ID] {
-				c.free[i] -= d.Memory // both hosts hold it until it has moved
+			c.free[at], c.vcpus[at] = c.free[at]-d.Memory, c.vcpus[at]-d.VCPUs
+			if at != i && under[d.ID] { // both hosts hold it until it has moved
+				c.free[i], c.vcpus[i] = c.free[i]-d.Memory, c.vcpus[i]-d.VCPUs
 			}
 		}
 	}
@@ -153,17 +163,18 @@ func look(p Picture) *check {
 // lose says what of the host's VMs finds no room on the others; nil if all of them do.
 func (c *check) lose(i int) *Loss {
 	var out *Loss
-	taken := map[int]hypervisor.Bytes{}
+	taken, vcpus := map[int]hypervisor.Bytes{}, map[int]int{}
 	for _, v := range c.on[i] {
 		best, rest := -1, hypervisor.Bytes(0)
 		for j := range c.names {
 			left := c.free[j] - taken[j] - v.memory
-			if j != i && c.open[j] && left >= 0 && (best < 0 || left < rest) && c.suits(j, v.facts) {
+			crowded := v.facts.VCPUs > 0 && c.vcpus[j]-vcpus[j] < v.facts.VCPUs
+			if j != i && c.open[j] && left >= 0 && !crowded && (best < 0 || left < rest) && c.suits(j, v.facts) {
 				best, rest = j, left
 			}
 		}
 		if best >= 0 {
-			taken[best] += v.memory
+			taken[best], vcpus[best] = taken[best]+v.memory, vcpus[best]+v.facts.VCPUs
 			continue
 		}
 		if out == nil {

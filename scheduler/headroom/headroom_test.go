@@ -82,6 +82,21 @@ func TestLosses(t *testing.T) {
 			},
 			"h2: b 4.0 GiB of 8.0 GiB",
 		},
+		{
+			"a limit on vCPUs",
+			[]string{"h1:8 a:1 b:1", "h2:8 c:1", "h3:8"},
+			func(p *headroom.Picture) {
+				for name, limit := range map[string]int{"h2": 4, "h3": 1} {
+					p.Fleet.Hosts[name].Facts.Capacity.VCPUs = limit
+				}
+				for _, h := range p.Fleet.Hosts {
+					for i := range h.Facts.Domains {
+						h.Facts.Domains[i].VCPUs = 2
+					}
+				}
+			},
+			"h1: b 1.0 GiB of 2.0 GiB",
+		},
 		{"a host that can't run them gives none", []string{"h1:8 arm:1", "h2:8"}, nil, "h1: arm 1.0 GiB of 1.0 GiB"},
 		{
 			"one that is down is lost already",

@@ -34,8 +34,10 @@ type Automation struct {
 	Slot *Duration `json:"slot,omitempty"`
 	// PlanExpiry is how long a plan may wait, and its run take.
 	PlanExpiry *Duration `json:"plan_expiry,omitempty"`
-	// MaxMoves bounds the moves of one plan, AtOnce how many of them are under way together.
+	// MaxMoves and MaxGiB bound the moves of one plan and the memory of the VMs that it moves, AtOnce how many
+	// of them are under way together.
 	MaxMoves *int `json:"max_moves,omitempty"`
+	MaxGiB   *int `json:"max_gib,omitempty"`
 	AtOnce   *int `json:"at_once,omitempty"`
 	// Windows are when moves may begin, Blackouts when they may not.
 	Windows   []calendar.Window `json:"windows,omitempty"`
@@ -75,7 +77,7 @@ func (f *Faults) automation(a Automation) {
 		field string
 		value *int
 		high  int
-	}{{"min_gain", a.MinGain, 1_000_000}, {"max_moves", a.MaxMoves, 10_000}, {"at_once", a.AtOnce, 1000}} {
+	}{{"min_gain", a.MinGain, 1_000_000}, {"max_moves", a.MaxMoves, 10_000}, {"max_gib", a.MaxGiB, 1_000_000}, {"at_once", a.AtOnce, 1000}} {
 		if v := p.value; v != nil && (*v < 1 || *v > p.high) {
 			f.add(join(at, p.field), "%d: want 1 to %d", *v, p.high)
 		}
@@ -109,7 +111,7 @@ func automationValues(a Automation) []Change {
 	for _, p := range []struct {
 		field string
 		value *int
-	}{{"min_gain", a.MinGain}, {"max_moves", a.MaxMoves}, {"at_once", a.AtOnce}} {
+	}{{"min_gain", a.MinGain}, {"max_moves", a.MaxMoves}, {"max_gib", a.MaxGiB}, {"at_once", a.AtOnce}} {
 		if p.value != nil {
 			out = append(out, Change{Field: p.field, New: fmt.Sprint(*p.value)})
 		}

@@ -18,6 +18,7 @@ func TestAutomationFaults(t *testing.T) {
   plan_expiry: 1m
   min_gain: 0
   max_moves: 20000
+  max_gib: 0
   at_once: -1
   pace: 3
   windows: [{name: a, cron: "0 25 * * *", duration: 1h}, {name: b, cron: "0 1 * * *", duration: 1h, zone: Mars}]
@@ -27,7 +28,7 @@ func TestAutomationFaults(t *testing.T) {
 		t.Fatal("no faults")
 	}
 	want := []string{
-		"automation.pace: unknown key: there are at_once, blackouts, hold, horizon, level, mark, max_moves, min_gain, plan_expiry, slot, windows",
+		"automation.pace: unknown key: there are at_once, blackouts, hold, horizon, level, mark, max_gib, max_moves, min_gain, plan_expiry, slot, windows",
 		"automation.blackouts[1].duration: want text; put numbers, true, false, yes and no in quotes",
 		`automation.level: "max": want manual, partial or full`,
 		"automation.mark: 5%: want 10% to 100%",
@@ -37,6 +38,7 @@ func TestAutomationFaults(t *testing.T) {
 		"automation.plan_expiry: 1m: want 5m to 720h",
 		"automation.min_gain: 0: want 1 to 1000000",
 		"automation.max_moves: 20000: want 1 to 10000",
+		"automation.max_gib: 0: want 1 to 1000000",
 		"automation.at_once: -1: want 1 to 1000",
 		`automation.windows[1].cron: "0 25 * * *": `,
 		`automation.windows[2].zone: "Mars" is not known: want a name such as Europe/Berlin, or UTC`,
@@ -46,8 +48,8 @@ func TestAutomationFaults(t *testing.T) {
 	}
 	got := strings.Split(err.Error(), "\n")
 	for i, line := range got {
-		if strings.HasPrefix(line, want[11]) {
-			got[i] = want[11] // the parser's words follow
+		if cron := "automation.windows[1].cron: \"0 25 * * *\": "; strings.HasPrefix(line, cron) {
+			got[i] = cron // the parser's words follow
 		}
 	}
 	slices.Sort(got)

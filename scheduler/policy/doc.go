@@ -39,6 +39,7 @@
 //	  min_gain: 5                # core-minutes above the mark in it that a move must avoid
 //	  plan_expiry: 24h           # how long a plan may wait, and its run take
 //	  max_moves: 50              # of one plan
+//	  max_gib: 500               # of memory that one plan moves
 //	  at_once: 4                 # of these under way together
 //	  windows:                   # without any, every time that is not blacked out is allowed
 //	    - name: nightly

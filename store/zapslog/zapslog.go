@@ -47,9 +47,22 @@ func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	return &core{handler: c.handler.WithAttrs(attrs(fields)), level: c.level}
 }
 
+// ordinary are entries that etcd calls errors and that are none. A new member notes the version of its storage
+// within seconds of its start: before its first entries are on disk it can't, and it tries again every few
+// seconds. Only a downgrade of etcd ever looks at that version.
+var ordinary = map[string]bool{"failed to update storage version": true}
+
+// levelOf is the level at which an entry is passed on.
+func levelOf(e zapcore.Entry) zapcore.Level {
+	if ordinary[e.Message] {
+		return zapcore.DebugLevel
+	}
+	return e.Level
+}
+
 // Check implements zapcore.Core.
 func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	if c.Enabled(levelOf(e)) {
 		return ce.AddCore(e, c)
 	}
 	return ce
@@ -57,7 +70,7 @@ func (c *core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checked
 
 // Write implements zapcore.Core.
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	r := slog.NewRecord(e.Time, toSlog(e.Level), e.Message, 0)
+	r := slog.NewRecord(e.Time, toSlog(levelOf(e)), e.Message, 0)
 	r.AddAttrs(attrs(fields)...)
 	return c.handler.Handle(context.Background(), r)
 }

@@ -36,3 +36,17 @@ func TestHandlerLevelWins(t *testing.T) {
 		t.Errorf("wrote %q below the handler's level", buf.String())
 	}
 }
+
+// A new member of etcd complains of what is not so: that is no error for whoever reads drover's log.
+func TestOrdinaryLifeIsNoError(t *testing.T) {
+	var buf bytes.Buffer
+	z := New(slog.New(slog.NewTextHandler(&buf, &slog.HandlerOptions{Level: slog.LevelDebug})), slog.LevelWarn)
+	z.Error("failed to update storage version", zap.Error(errors.New("missing term information")))
+	if buf.Len() != 0 {
+		t.Errorf("wrote %q", buf.String())
+	}
+	z.Error("failed to write")
+	if !strings.Contains(buf.String(), "level=ERROR") {
+		t.Errorf("left out a real error: %q", buf.String())
+	}
+}

@@ -68,6 +68,8 @@ func (a *Agent) Fields() []Field {
 		{"metrics-address", "host:port of health, metrics and status; empty turns them off", String(&a.MetricsAddress)},
 		{"capacity-cores", "cores to reckon with (default: what libvirt reports)", Cores(&a.Capacity.Cores)},
 		{"capacity-memory", "memory to reckon with, such as 64GiB (default: what libvirt reports)", Size(&a.Capacity.Memory)},
+		{"capacity-reserved", "memory that VMs never get, such as 4GiB (default: a twentieth, 512MiB to 8GiB)", Size(&a.Capacity.Reserved)},
+		{"capacity-vcpus", "vCPUs that the VMs here may have together; 0 is no limit", Count(&a.Capacity.VCPUs)},
 		{"capacity-bandwidth", "rate of the migration network, such as 10gbit (default: the interface's)", Rate(&a.Capacity.Bandwidth)},
 		{"load-source", "host, or domains where several hosts share one kernel", OneOf(&a.LoadSource, "host", "domains")},
 		{"query-qemu", "ask QEMU itself what keeps a guest from moving; libvirt marks the guest tainted for it", Bool(&a.QueryQEMU)},
@@ -98,6 +100,9 @@ func (a *Agent) Validate() []error {
 	}
 	if a.MigrationAddress != "" && strings.ContainsAny(a.MigrationAddress, "/ ") {
 		faults = append(faults, fmt.Errorf("migration-address: %q: want an address or a name, without port", a.MigrationAddress))
+	}
+	if c := a.Capacity; c.Memory > 0 && c.Reserved >= c.Memory {
+		faults = append(faults, fmt.Errorf("capacity-reserved: %s leaves VMs nothing of %s", c.Reserved, c.Memory))
 	}
 	if a.SpoolDir == "" {
 		faults = append(faults, fmt.Errorf("spool-dir %w", errRequired))

@@ -53,12 +53,12 @@ func TestLoadPrecedence(t *testing.T) {
 }
 
 func TestLoadCapacity(t *testing.T) {
-	a, err := load(t, "etcd-endpoints: http://a:1\ninsecure: yes\ncapacity-cores: 3.5\ncapacity-memory: 2147483648\ncapacity-bandwidth: 400mbit\n", nil,
+	a, err := load(t, "etcd-endpoints: http://a:1\ninsecure: yes\ncapacity-cores: 3.5\ncapacity-memory: 2147483648\ncapacity-bandwidth: 400mbit\ncapacity-reserved: 1GiB\ncapacity-vcpus: 32\n", nil,
 		"--capacity-memory", "4GiB")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := hypervisor.Capacity{Cores: 3.5, Memory: 4 * hypervisor.GiB, Bandwidth: 50_000_000}
+	want := hypervisor.Capacity{Cores: 3.5, Memory: 4 * hypervisor.GiB, Bandwidth: 50_000_000, Reserved: hypervisor.GiB, VCPUs: 32}
 	if diff := cmp.Diff(want, a.Capacity); diff != "" {
 		t.Errorf("capacity (-want +got):\n%s", diff)
 	}
@@ -99,6 +99,8 @@ func TestLoadFaults(t *testing.T) {
 		{"name with slash", ok, []string{"--name", "a/b"}, []string{`name: "a/b"`}},
 		{"size", ok, []string{"--capacity-memory", "lots"}, []string{"capacity-memory", "lots"}},
 		{"cores", ok, []string{"--capacity-cores", "NaN"}, []string{"capacity-cores"}},
+		{"vCPUs", ok, []string{"--capacity-vcpus", "-1"}, []string{"capacity-vcpus", "whole number"}},
+		{"nothing left", ok, []string{"--capacity-memory", "4GiB", "--capacity-reserved", "4GiB"}, []string{"capacity-reserved", "nothing of 4"}},
 		{"metrics", ok, []string{"--metrics-address", "9177"}, []string{"metrics-address"}},
 		{"missing file", "", []string{"--config", "/nonexistent/agent.yaml"}, []string{"/nonexistent/agent.yaml"}},
 	}

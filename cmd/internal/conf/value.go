@@ -1,6 +1,7 @@
 package conf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -31,6 +32,9 @@ func Rate(p *hypervisor.BytesPerSecond) Value { return rateValue{p} }
 
 // Cores binds an amount of CPU, in cores.
 func Cores(p *hypervisor.Cores) Value { return coresValue{p} }
+
+// Count binds a whole number from 0.
+func Count(p *int) Value { return countValue{p} }
 
 // OneOf binds a setting that takes one of a few words.
 func OneOf(p *string, words ...string) Value { return wordValue{p, words} }
@@ -121,6 +125,18 @@ func (v rateValue) String() string {
 	}
 	return v.p.String()
 }
+
+type countValue struct{ p *int }
+
+func (v countValue) Set(s string) error {
+	n, err := strconv.Atoi(cmp.Or(s, "0"))
+	if err != nil || n < 0 || n > 1<<20 {
+		return fmt.Errorf("%q: want a whole number such as 128", s)
+	}
+	*v.p = n
+	return nil
+}
+func (v countValue) String() string { return strconv.Itoa(*v.p) }
 
 type coresValue struct{ p *hypervisor.Cores }
 
