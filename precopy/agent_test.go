@@ -333,6 +333,10 @@ func (g gatedQueue) Progress(ctx context.Context, p Progress) error {
 	return gatedErr(g.a, "progress", func() error { return g.a.session.Progress(ctx, p) })
 }
 
+func (g gatedQueue) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
+	return gated(g.a, "listing", func() ([]string, error) { return g.a.session.Listing(ctx, id) })
+}
+
 func (g gatedQueue) Ask(ctx context.Context, host string, q Question) (Answer, error) {
 	return gated(g.a, "ask-"+string(q.Kind), func() (Answer, error) { return g.a.session.Ask(ctx, host, q) })
 }

@@ -68,4 +68,6 @@ type Queue interface {
 	Progress(ctx context.Context, p Progress) error
 	// Ask puts a question to a host's agent and waits for the answer.
 	Ask(ctx context.Context, host string, q Question) (Answer, error)
+	// Listing names the hosts whose agents last reported the domain, running or not.
+	Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error)
 }

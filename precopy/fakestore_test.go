@@ -24,6 +24,7 @@ type memStore struct {
 	illegal   []string
 	progress  []Progress
 	answering map[string]answerer
+	listing   []string            // hosts that have reported the domain
 	hosts     map[string]*session // who holds a host's name
 	history   []Phase
 }
@@ -275,6 +276,15 @@ func (q *session) Ask(ctx context.Context, host string, question Question) (Answ
 		return Answer{}, fmt.Errorf("store: ask %s: %w", host, ctx.Err())
 	}
 	return answer(ctx, question)
+}
+
+func (q *session) Listing(ctx context.Context, _ hypervisor.DomainID) ([]string, error) {
+	if err := q.s.reach(ctx); err != nil {
+		return nil, err
+	}
+	q.s.mu.Lock()
+	defer q.s.mu.Unlock()
+	return q.s.listing, nil
 }
 
 // setAnswering says how the host's agent answers; nil is not at all.

@@ -2,9 +2,12 @@ package precopy
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"drover/hypervisor"
 	"drover/hypervisor/sim"
 )
 
@@ -160,4 +163,41 @@ func TestAllFaultsAtAllMoments(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOldOutcomeOfAGuestThatCameBack is of an outcome that waited on disk while the store was away. The guest was
+// moved back by hand meanwhile, and is shut down: the definition on the source is the only one, and stays.
+func TestOldOutcomeOfAGuestThatCameBack(t *testing.T) {
+	inWorld(t, setting{}, func(w *world) {
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		for w.store.get(w.id).Phase != Copying {
+			time.Sleep(50 * time.Millisecond)
+		}
+		w.store.goAway()
+		for w.src.host.Defined(vm) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		w.src.stop()
+		ctx := w.t.Context()
+		back := hypervisor.MigrateSpec{
+			Domain: vm, PeerURI: w.src.host.PeerURI(), Persistent: true, Bandwidth: 100 * hypervisor.BytesPerSecond(hypervisor.MiB), Downtime: 100 * time.Millisecond,
+		}
+		if err := w.dst.host.Migrate(ctx, back); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := w.dst.host.Undefine(ctx, vm); err != nil {
+			w.t.Fatal(err)
+		}
+		w.fleet.Destroy("a", vm)
+		w.store.comeBack()
+		w.src.start(kill{})
+		w.awaitFinal(time.Minute)
+		time.Sleep(10 * time.Second)
+		rec := w.store.get(w.id)
+		noted := slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, "b no longer has the VM") })
+		if rec.Phase != Done || !noted || !w.src.host.Defined(vm) {
+			w.t.Errorf("%s, notes %q, defined on a %v; want it done, with a note, and still defined", rec.Phase, rec.Notes, w.src.host.Defined(vm))
+		}
+	})
 }

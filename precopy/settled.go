@@ -56,9 +56,11 @@ func (d *drive) contradicted(ctx context.Context, m Migration) string {
 	return ""
 }
 
-// Untidied reports whether a person closed the record and its source's agent has not looked at it since.
+// Untidied reports whether a person closed the record and its source's agent has not looked at it since. Disk
+// files are made before the libvirt call.
 func (m Migration) Untidied() bool {
-	return m.Phase.Final() && m.ReasonCode == ResolvedByHand && m.Started != nil && !m.Tidied
+	begun := m.Started != nil || m.CopyStorage && m.Agent != ""
+	return m.Phase.Final() && m.ReasonCode == ResolvedByHand && begun && !m.Tidied
 }
 
 // markTidied keeps later runs of the agent from looking again.

@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,35 @@ func TestStranded(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		w.awaitFinal(time.Minute)
+		w.report(w.problems(false))
+	})
+}
+
+// TestMovedOnWhilePaused leaves the guest paused on the source, as before its agent looks somebody has moved it on
+// from the target to a third host: it is not resumed while that has it, or does not answer.
+func TestMovedOnWhilePaused(t *testing.T) {
+	inWorld(t, setting{}, func(w *world) {
+		there := hypervisor.Sighting{State: hypervisor.StateRunning}
+		w.store.setAnswering("c", func(context.Context, Question) (Answer, error) { return Answer{Sighting: &there}, nil })
+		w.store.listing = []string{"a", "b", "c"}
+		w.fleet.Inject(sim.Fault{Kind: sim.LeftPaused, Moment: sim.AtCopy})
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		paused := func(why string) {
+			time.Sleep(time.Minute)
+			seen, err := w.src.host.Sight(w.t.Context(), vm)
+			if rec := w.store.get(w.id); err != nil || seen.State != hypervisor.StatePaused || rec.Phase != Unknown || !strings.Contains(rec.Reason, why) {
+				w.t.Errorf("the source has it %s, the record says %s (%s); want it paused, and %q", seen.State, rec.Phase, rec.Reason, why)
+			}
+		}
+		paused("c has it")
+		w.store.setAnswering("c", nil)
+		paused("c reported it, and does not answer")
+		there.State = hypervisor.StateShutoff
+		w.store.setAnswering("c", func(context.Context, Question) (Answer, error) { return Answer{Sighting: &there}, nil })
+		if rec := w.awaitFinal(time.Minute); rec.Phase != Failed {
+			w.t.Errorf("%s (%s), want failed", rec.Phase, rec.Reason)
+		}
 		w.report(w.problems(false))
 	})
 }

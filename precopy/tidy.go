@@ -3,6 +3,7 @@ package precopy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"drover/hypervisor"
@@ -13,21 +14,20 @@ const tidyLimit = 15 * time.Second
 
 // tidy leaves the source as it should be after a migration that was claimed and ended in p: no
 // definition of a guest that has left, the autostart flag of one that has not, no disk files on a
-// target that does not run it. It may be repeated. What can't be done is returned as notes for the
-// record; the error is of what libvirt did not answer, to be tried again.
-func (w *Worker) tidy(ctx context.Context, m Migration, p Phase) (notes []string, err error) {
+// target that does not run it. It may be repeated. Fresh says that where the guest is has only just been seen.
+// What can't be done is returned as notes for the record; the error is of what libvirt did not answer, to be
+// tried again.
+func (w *Worker) tidy(ctx context.Context, m Migration, p Phase, fresh bool) (notes []string, err error) {
 	log := w.Log.With("migration", m.ID, "domain", m.Domain)
 	tctx, cancel := context.WithTimeout(ctx, tidyLimit)
 	defer cancel()
 	if p == Done {
-		switch err := w.Migrator.Undefine(tctx, m.UUID); {
-		case unanswered(err):
-			return nil, err
-		case err != nil:
-			log.Error("the definition is left on the source", "err", err)
-			notes = append(notes, "its definition is left on "+m.Source+": "+err.Error())
+		why, err := w.undefine(tctx, m, fresh)
+		if why != "" {
+			log.Error("the definition is left on the source", "why", why)
+			notes = append(notes, "its definition is left on "+m.Source+": "+why)
 		}
-		return notes, nil
+		return notes, err
 	}
 	if m.Autostart {
 		switch err := w.Migrator.SetAutostart(tctx, m.UUID, true); {
@@ -41,6 +41,31 @@ func (w *Worker) tidy(ctx context.Context, m Migration, p Phase) (notes []string
 		}
 	}
 	return append(notes, w.discardDisks(ctx, m)...), nil
+}
+
+// undefine removes the definition that a guest has left behind. Unless it has only just been seen to run on the
+// target, that is asked first: an outcome that was kept on disk may be old, and the guest may have come back since
+// and be shut down here, by the only definition that there is. It returns why one is left.
+func (w *Worker) undefine(ctx context.Context, m Migration, fresh bool) (why string, err error) {
+	if !fresh {
+		if src, err := w.Migrator.Sight(ctx, m.UUID); err != nil || src.State == hypervisor.StateAbsent {
+			return "", err
+		}
+		actx, cancel := context.WithTimeout(ctx, tidyLimit/2)
+		defer cancel()
+		switch a, err := w.Queue.Ask(actx, m.Target, Question{Kind: AskSight, Domain: m.UUID}); {
+		case err != nil:
+			return "", fmt.Errorf("before the definition on %s goes: %w", m.Source, err)
+		case a.Error != "" || a.Sighting == nil:
+			return "", fmt.Errorf("before the definition on %s goes: %s does not know what it has of the VM: %s", m.Source, m.Target, a.Error)
+		case a.Sighting.State == hypervisor.StateAbsent:
+			return m.Target + " no longer has the VM", nil
+		}
+	}
+	if err = w.Migrator.Undefine(ctx, m.UUID); err == nil || unanswered(err) {
+		return "", err
+	}
+	return err.Error(), nil
 }
 
 // unanswered reports whether the call may succeed, or may have succeeded, another time.

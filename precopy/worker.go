@@ -267,9 +267,11 @@ func (w *Worker) flushSpool(ctx context.Context) {
 	for _, e := range entries {
 		w.over[e.ID] = true
 		w.wg.Go(func() {
+			said := ""
 			_ = retry(ctx, func() error {
 				err := w.flushOne(ctx, e)
-				if err != nil && ctx.Err() == nil {
+				if err != nil && ctx.Err() == nil && err.Error() != said {
+					said = err.Error()
 					w.Log.Warn("spool: an outcome is not done with yet", "migration", e.ID, "phase", e.Phase, "err", err)
 				}
 				return err
@@ -291,7 +293,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 		// Resolved without this agent, and other migrations of the guest have followed: the record
 		// stands as it is, what is left here goes all the same.
 		if !e.Leave && rec.Phase == e.Phase {
-			if _, err := w.tidy(ctx, rec.Migration, e.Phase); err != nil {
+			if _, err := w.tidy(ctx, rec.Migration, e.Phase, false); err != nil {
 				return err
 			}
 		}
@@ -325,7 +327,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if e.Leave {
 		return w.Spool.Remove(e.ID)
 	}
-	notes, err := w.tidy(ctx, rec.Migration, e.Phase)
+	notes, err := w.tidy(ctx, rec.Migration, e.Phase, false)
 	if err != nil {
 		return err
 	}

@@ -27,8 +27,9 @@ const (
 	lapseGrace = 10 * time.Second
 	// downGrace is how long a request waits for a host that is down: a restart takes less.
 	downGrace = 30 * time.Second
-	// answerLife is how long a preflight's result holds.
+	// answerLife is how long a preflight's result holds, askAgain the pause after one that a host has not answered.
 	answerLife = 30 * time.Second
+	askAgain   = time.Second
 )
 
 // Limits bounds what runs at once on one host.
@@ -47,6 +48,9 @@ type Key struct{ Migration, Target string }
 type Result struct {
 	At       time.Time
 	Blockers []hypervisor.Blocker
+	// Since is when the first of the preflights began that one of the hosts has not answered, one after
+	// another up to this one; zero when both answer.
+	Since time.Time
 	// Profile is what earlier migrations have shown of the domain.
 	Profile forecast.Profile
 }
@@ -284,12 +288,23 @@ func (p *pass) waitFor(m precopy.Stored, host string, down hypervisor.Blocker) {
 	p.wait(m, fmt.Sprintf("waiting %s at most for %s to come back (%s)", downGrace, host, down.Code))
 }
 
-// none ends a request that no host can take, unless one that could is only down for the moment.
-func (p *pass) none(m precopy.Stored, refused map[string][]hypervisor.Blocker) {
+// silent reports whether a host may only be restarting, or the store, as far as one has not answered.
+func (p *pass) silent(r Result) bool { return !r.Since.IsZero() && p.Now.Sub(r.Since) < downGrace }
+
+// none ends a request that no host can take, unless one that could is only down, or does not answer, for the
+// moment.
+func (p *pass) none(m precopy.Stored, r feasible.Request, refused map[string][]hypervisor.Blocker) {
 	for _, name := range slices.Sorted(maps.Keys(refused)) {
 		h, why := p.Fleet.Hosts[name], refused[name]
 		if h == nil || len(why) != 1 {
 			continue
+		}
+		if key := (Key{m.ID, name}); why[0].Code == Unanswered && p.silent(p.Memory.Preflights[key]) {
+			if p.Now.Sub(p.Memory.Preflights[key].At) >= askAgain {
+				p.decisions = append(p.decisions, Decision{Ask: &Ask{Key: key, Request: r}})
+			}
+			p.wait(m, fmt.Sprintf("waiting %s at most: %s", downGrace, why[0].Detail))
+			return
 		}
 		if down := feasible.Up(p.Fleet, h); down != nil && down.Code == why[0].Code && p.brief(name) {
 			p.waitFor(m, name, *down)
@@ -382,7 +397,7 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 		p.waitFull(m, busy[0], fmt.Sprintf("waiting: %s already receives %d VMs, the limit", strings.Join(busy, ", "), p.Limits.Incoming))
 		return
 	}
-	p.none(m, refused)
+	p.none(m, r, refused)
 }
 
 func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promise precopy.Policy, f forecast.Forecast, v budget.Verdict) {

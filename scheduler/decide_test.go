@@ -90,6 +90,11 @@ func brief(ds []Decision) []string {
 	return out
 }
 
+// silent is what a preflight found whose source or target did not answer.
+func silent(at, since time.Time) Result {
+	return Result{At: at, Since: since, Blockers: []hypervisor.Blocker{{Code: Unanswered, Detail: "the target h2 did not answer"}}}
+}
+
 func TestDecide(t *testing.T) {
 	ok := Result{At: t0}
 	blocked := Result{At: t0, Blockers: []hypervisor.Blocker{{Code: hypervisor.BlockCPU, Detail: "avx2 missing"}}}
@@ -117,6 +122,22 @@ func TestDecide(t *testing.T) {
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 			in.Memory.Preflights[Key{"m1", "h2"}] = blocked
 		}, []string{"m1 refused h2 cpu-incompatible"}},
+		{"a host that has not answered is asked again", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = silent(t0.Add(-askAgain), t0.Add(-downGrace+1))
+		}, []string{"ask m1 h2", "m1 requested h2 waiting"}},
+		{"but not at once", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = silent(t0, t0)
+		}, []string{"m1 requested h2 waiting"}},
+		{"and not for ever", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "h2", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h2"}] = silent(t0, t0.Add(-downGrace))
+		}, []string{"m1 refused h2 no-answer"}},
+		{"without a named target one that answers is tried first", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "", precopy.Requested)
+			in.Memory.Preflights[Key{"m1", "h3"}] = silent(t0.Add(-askAgain), t0.Add(-askAgain))
+		}, []string{"ask m1 h2"}},
 		{"a required rule counts for orders by hand", func(s *fleet.Snapshot, in *Inputs) {
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 			in.Memory.Preflights[Key{"m1", "h2"}] = ok

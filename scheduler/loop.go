@@ -293,7 +293,11 @@ func (l *Loop) absences(snap *fleet.Snapshot, now time.Time) (away, down map[str
 
 func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 	l.mu.Lock()
-	l.memory.Preflights[a.Key] = Result{}
+	since := l.memory.Preflights[a.Key].Since
+	if since.IsZero() {
+		since = time.Now()
+	}
+	l.memory.Preflights[a.Key] = Result{Since: since}
 	l.mu.Unlock()
 	asks.Go(func() {
 		blockers := AskHosts(ctx, l.Asker, a.Request, a.Key.Target)
@@ -302,7 +306,11 @@ func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 			l.Log.Warn("earlier migrations are not known for the forecast", "domain", a.Request.Domain.Facts.Name, "err", err)
 		}
 		l.mu.Lock()
-		l.memory.Preflights[a.Key] = Result{At: time.Now(), Blockers: blockers, Profile: profile}
+		found := Result{At: time.Now(), Blockers: blockers, Profile: profile}
+		if slices.ContainsFunc(blockers, func(b hypervisor.Blocker) bool { return b.Code == Unanswered }) {
+			found.Since = since
+		}
+		l.memory.Preflights[a.Key] = found
 		l.mu.Unlock()
 		l.again()
 	})

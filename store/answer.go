@@ -87,14 +87,29 @@ func (sv *askServer) take(ctx context.Context, e kv.Event) {
 		}
 		a := sv.handler(ctx, q)
 		a.Schema, a.Nonce, a.Host = max(a.Schema, Schema), q.Nonce, sv.host
-		if err := sv.answer(ctx, e.Entry, a); err != nil {
-			if errors.Is(err, ErrFenced) {
-				sv.cancel(fmt.Errorf("serve questions to %s: %w", sv.host, err))
-				return
-			}
-			sv.s.log.Warn("answer was not delivered", "host", sv.host, "question", q.Kind, "err", err)
-		}
+		sv.deliver(ctx, e.Entry, q, a)
 	})
+}
+
+// deliver writes the answer, again and again while the store is away: nobody asks a second time, and the
+// question's lease outlasts a short outage.
+func (sv *askServer) deliver(ctx context.Context, ask kv.Entry, q precopy.Question, a precopy.Answer) {
+	for tries := 1; ; tries++ {
+		err := sv.answer(ctx, ask, a)
+		switch {
+		case err == nil:
+			return
+		case errors.Is(err, ErrFenced):
+			sv.cancel(fmt.Errorf("serve questions to %s: %w", sv.host, err))
+			return
+		case tries == 1:
+			sv.s.log.Warn("answer not delivered yet", "host", sv.host, "question", q.Kind, "err", err)
+		}
+		away := errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrMaybeApplied)
+		if !away || rest(ctx, answerAgain) != nil {
+			return
+		}
+	}
 }
 
 // answer writes the answer under the question's lease, if the question still stands, and removes the

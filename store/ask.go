@@ -19,6 +19,8 @@ const (
 	askWatch = time.Second
 	// askWorkers is how many questions an agent works on at once.
 	askWorkers = 8
+	// answerAgain is the pause before an answer is written again that the store did not take.
+	answerAgain = 500 * time.Millisecond
 )
 
 // Ask puts a question to a host's agent and waits for the answer, as long as ctx allows. A host without
@@ -73,6 +75,9 @@ func (s *Store) putAsk(ctx context.Context, host, nonce string, value []byte) er
 			return err
 		}
 		if attempt >= 2 {
+			return err
+		}
+		if rest(ctx, 50*time.Millisecond<<attempt) != nil {
 			return err
 		}
 	}

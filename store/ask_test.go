@@ -110,6 +110,31 @@ func TestAskTimesOut(t *testing.T) {
 	})
 }
 
+// TestAnswerWaitsForTheStore cuts the answering agent off from the store while it looks: its answer is delivered
+// once that is back, and nobody has to ask again.
+func TestAnswerWaitsForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		asker, _ := w.client()
+		agent, c := w.client()
+		a := register(t, agent, "h1", "machine-1", "i1")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := serve(ctx, agent, a, func(ctx context.Context, q precopy.Question) precopy.Answer {
+			c.Partition(true)
+			time.AfterFunc(5*time.Second, func() { c.Partition(false) })
+			return sight(ctx, q)
+		})
+		start := time.Now()
+		got, err := asker.Ask(t.Context(), "h1", precopy.Question{Kind: precopy.AskSight, Domain: "d1"})
+		if took := time.Since(start); err != nil || got.Sighting == nil || took > 7*time.Second {
+			t.Errorf("%+v, %v after %s; want the answer soon after 5 s", got, err, took)
+		}
+		cancel()
+		<-done
+		must(t, a.Close(t.Context()))
+	})
+}
+
 // TestAskLostAnswers loses answers of the store on both sides: every question is answered all the same,
 // and rightly.
 func TestAskLostAnswers(t *testing.T) {

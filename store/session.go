@@ -220,6 +220,30 @@ func seenOf(f hypervisor.HostFacts) seenRecord {
 	return r
 }
 
+// Listing names the hosts whose agents last reported the domain, running or not, in order of name; also those
+// whose agents are away.
+func (s *Store) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
+	entries, _, err := s.kv.List(ctx, reportsPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("which hosts list %s: %w", id, err)
+	}
+	var hosts []string
+	for _, e := range entries {
+		host, part, _ := strings.Cut(strings.TrimPrefix(e.Key, reportsPrefix), "/")
+		if part != partSeen {
+			continue
+		}
+		var r seenRecord
+		if err := decode(e.Value, &r); err != nil {
+			return nil, fmt.Errorf("which hosts list %s: %s: %w", id, host, err)
+		}
+		if slices.ContainsFunc(r.Domains, func(d fleet.SeenDomain) bool { return d.ID == id }) {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts, nil
+}
+
 // PublishLoad replaces the host's load. A load is taken after the call for the one before has returned,
 // so that readers know what it is newer than ([fleet.Host.LoadAsOf]). One with a problem has the domains of
 // the last one without. ErrFenced when the session is lost.

@@ -82,6 +82,13 @@ func TestSeenStays(t *testing.T) {
 	if diff := cmp.Diff(want, h.Seen); diff != "" || h.Facts != nil || h.SeenRevision <= first.SeenRevision {
 		t.Errorf("after the agent's end: facts %v, revision %d, seen (-want +got):\n%s", h.Facts, h.SeenRevision, diff)
 	}
+	for id, want := range map[hypervisor.DomainID][]string{"id-mail": {"h1"}, "id-web": nil} {
+		got, err := s.Listing(ctx, id)
+		must(t, err)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s is listed by (-want +got):\n%s", id, diff)
+		}
+	}
 	must(t, s.ForgetHost(ctx, "h1"))
 	snap, err = s.ReadSnapshot(ctx)
 	must(t, err)

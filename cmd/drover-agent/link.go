@@ -29,7 +29,33 @@ const (
 	// linkAfter how long they go on after the last one.
 	linkEvery = time.Second
 	linkAfter = 5 * time.Second
+	// linkBusy is how long they go on where there is other traffic: what a leader has last seen of that holds the
+	// next migration up until it sees less, which the host's load tells no sooner.
+	linkBusy = 20 * time.Second
+	// quietLink is traffic that holds nothing up.
+	quietLink = hypervisor.BytesPerSecond(hypervisor.MiB)
 )
+
+// linkWatch says when the migration network is sampled.
+type linkWatch struct {
+	streamed time.Time // when a stream last came or went
+	until    time.Time
+}
+
+// wanted reports whether to take a sample now.
+func (w *linkWatch) wanted(now time.Time, streaming bool) bool {
+	if streaming {
+		w.streamed, w.until = now, now.Add(linkAfter)
+	}
+	return !now.After(w.until)
+}
+
+// saw takes a sample in.
+func (w *linkWatch) saw(l hypervisor.LinkLoad) {
+	if rx, tx := l.Tenants(); max(rx, tx) > quietLink && l.At.Sub(w.streamed) < linkBusy {
+		w.until = l.At.Add(linkAfter)
+	}
+}
 
 // watchLink tells the fleet what the migration network carries while a stream comes or goes: a leader
 // leaves to tenants what they use.
@@ -37,7 +63,7 @@ func (a *agent) watchLink(ctx context.Context) error {
 	tick := time.NewTicker(linkEvery)
 	defer tick.Stop()
 	var meter hypervisor.LinkMeter
-	var until time.Time
+	var when linkWatch
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,10 +71,7 @@ func (a *agent) watchLink(ctx context.Context) error {
 		case <-tick.C:
 		}
 		now := time.Now()
-		if a.worker.Streaming() {
-			until = now.Add(linkAfter)
-		}
-		if now.After(until) {
+		if !when.wanted(now, a.worker.Streaming()) {
 			meter = hypervisor.LinkMeter{}
 			continue
 		}
@@ -58,6 +81,9 @@ func (a *agent) watchLink(ctx context.Context) error {
 			continue
 		}
 		load, ok := meter.Note(counters, now)
+		if ok {
+			when.saw(load)
+		}
 		s := a.sessions.get()
 		if !ok || s == nil {
 			continue

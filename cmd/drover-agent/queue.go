@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"drover/hypervisor"
 	"drover/precopy"
 	"drover/store/kv"
 )
@@ -73,4 +74,9 @@ func (q *queue) Progress(ctx context.Context, p precopy.Progress) error {
 // Ask implements precopy.Queue.
 func (q *queue) Ask(ctx context.Context, host string, question precopy.Question) (precopy.Answer, error) {
 	return q.store.Ask(ctx, host, question)
+}
+
+// Listing implements precopy.Queue.
+func (q *queue) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
+	return q.store.Listing(ctx, id)
 }

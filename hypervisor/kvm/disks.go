@@ -69,7 +69,15 @@ func (h *Host) createDisk(migration string, disk hypervisor.Disk) (string, error
 		return bad(hypervisor.ClassArgument, "size of %s is not known", disk.Source)
 	}
 	if ours, _ := h.copies.owns(migration, disk.Source); ours {
-		return "", nil
+		if info, err := os.Stat(disk.Source); err != nil || info.Size() > 0 {
+			return "", nil
+		}
+		// An earlier call was cut off between making the file and giving it its size. Nothing is being copied
+		// into an empty one: whoever asked has no answer yet.
+		if err := makeImage(disk.Source, format, disk.Size); err != nil {
+			return bad(hypervisor.ClassFailed, "%v", errors.Join(err, h.takeBack(migration, []string{disk.Source})))
+		}
+		return disk.Source, nil
 	}
 	// Exclusive, so that nothing that exists is ever touched, even by a race.
 	f, err := os.OpenFile(disk.Source, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

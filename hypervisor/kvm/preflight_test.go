@@ -277,6 +277,16 @@ func TestCreateAndRemoveDisks(t *testing.T) {
 		t.Errorf("raw disk: %v, %v, want its full size", info, err)
 	}
 	wantClass(t, h.CreateDisks(ctx, "m2", []hypervisor.Disk{a}), hypervisor.ClassInvalid)
+	// An agent that was killed after it had made a file has not given it its size.
+	if err := os.Truncate(b.Source, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateDisks(ctx, "m1", []hypervisor.Disk{a, b}); err != nil {
+		t.Fatalf("CreateDisks: %v", err)
+	}
+	if info, err := os.Stat(b.Source); err != nil || info.Size() != int64(b.Size) {
+		t.Errorf("raw disk that was cut off: %v, %v, want its full size", info, err)
+	}
 
 	// One that was put there by somebody else after ours was removed stays, also for a Host that
 	// was started later.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,9 @@ func TestOverhead(t *testing.T) {
 	}
 	var all []timing
 	for _, name := range []string{"idle-128", "page-512"} {
+		if !regexp.MustCompile(env("DROVER_CELLS", ".")).MatchString(name) {
+			continue
+		}
 		l.Guest(t, name, "kvm1", workloads[name]...)
 		for i := range 2 * runs {
 			from, to := l.Hosts[i%2], l.Hosts[(i+1)%2]
@@ -50,7 +54,7 @@ func TestOverhead(t *testing.T) {
 				}
 				m := l.Last(t, name)
 				one.Seconds, one.Waited, one.Migrated = r.Took.Seconds(), m.Started.Sub(m.Created).Seconds(), m.Finished.Sub(*m.Started).Seconds()
-				if one.Seconds > 9 {
+				if one.Seconds > 7 {
 					t.Logf("a slow one:\n%s", l.MustDrover(t, "migration", "show", m.ID).Stdout)
 				}
 			} else {
