@@ -124,8 +124,10 @@ func TestAnswerWaitsForTheStore(t *testing.T) {
 			time.AfterFunc(5*time.Second, func() { c.Partition(false) })
 			return sight(ctx, q)
 		})
+		asking, stop := context.WithTimeout(t.Context(), 20*time.Second)
+		defer stop()
 		start := time.Now()
-		got, err := asker.Ask(t.Context(), "h1", precopy.Question{Kind: precopy.AskSight, Domain: "d1"})
+		got, err := asker.Ask(asking, "h1", precopy.Question{Kind: precopy.AskSight, Domain: "d1"})
 		if took := time.Since(start); err != nil || got.Sighting == nil || took > 7*time.Second {
 			t.Errorf("%+v, %v after %s; want the answer soon after 5 s", got, err, took)
 		}
