@@ -9,16 +9,21 @@ import (
 	"drover/precopy/model"
 )
 
-// How the convergence controller goes about it (precopy/tune).
+// How the convergence controller (precopy/tune) goes about it.
 const (
-	firstLimit = 20 * time.Millisecond // of the downtime, at first
-	leastShare = 0.15                  // what a slowed guest keeps of its CPU use
-	margin     = 1.15                  // of a pause over what passes come down to
-	judged     = 2                     // passes after the first that it watches before it pays
-	// worth is the seconds of migration that a lost second of guest work must save, and spare the share of
-	// the time that may be lost, for a guest to be slowed that would converge anyway.
-	worth = 2.5
-	spare = 0.05
+	// FirstLimit is the downtime limit that a migration begins with.
+	FirstLimit = 20 * time.Millisecond
+	// Margin is how much more than what passes come down to a limit must take: they scatter.
+	Margin = 1.15
+	// LeastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the end: what
+	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
+	LeastShare = 0.15
+	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
+	// migration's time that may be lost, where the guest would converge without being slowed.
+	Worth = 2.5
+	Spare = 0.05
+
+	judged = 2 // passes after the first that it watches before it pays
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
 	reaction = time.Second
 )
@@ -95,14 +100,14 @@ func (k *known) play(c candidate, at circumstances) course {
 	}
 	easy := try(rest, 1, promise)
 	if f := easy; f.Converges {
-		for limit := min(firstLimit, promise); limit < promise; limit = limit * 3 / 2 {
+		for limit := min(FirstLimit, promise); limit < promise; limit = limit * 3 / 2 {
 			if low := try(rest, 1, limit); low.Converges && low.Duration <= f.Duration+f.Duration/20+300*time.Millisecond {
 				f = low
 				break
 			}
 		}
-		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(worth*float64(lost(s, share))) &&
-			lost(s, share).Seconds() <= min(spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
+		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
+			lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
 			return landSlowed(s, share)
 		}
 		return land(f, promised)
@@ -124,7 +129,7 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 	}
 	floor := max(g.Floor(drain), easy.Floor) // where passes hardly shrink, they come down too late
-	need := time.Duration(margin * float64(drain.Time(floor)) / fits)
+	need := time.Duration(Margin * float64(drain.Time(floor)) / fits)
 	if need <= k.sending(at.intent.Ceiling) {
 		if f := try(rest, 1, max(need, promise)); f.Converges {
 			return land(f, ceiling)
@@ -152,8 +157,8 @@ func slowed(at circumstances, try func(share float64) model.Forecast) (f model.F
 	if at.intent.MaxSlowdown <= 0 {
 		return f, 1, false
 	}
-	f, share = try(leastShare), leastShare
-	for s := 0.7; s > leastShare && f.Converges; s -= 0.1 {
+	f, share = try(LeastShare), LeastShare
+	for s := 0.7; s > LeastShare && f.Converges; s -= 0.1 {
 		if m := try(s); m.Converges && lost(m, s) <= lost(f, share) && m.Duration <= f.Duration*5/4 {
 			return m, s, true
 		}
@@ -179,7 +184,7 @@ func (k *known) advice(b, drain hypervisor.BytesPerSecond, floor hypervisor.Byte
 	promise := k.sending(at.intent.MaxPause)
 	text := fmt.Sprintf("it dirties memory at %s, in a working set of %s, and the link gives %s: it would take a pause of about %s, or about %s of bandwidth",
 		k.growth.Rate, k.growth.Set, b, (k.switchover + drain.Time(floor)).Round(10*time.Millisecond), k.enough(promise))
-	if share := k.growth.Share(drain, promise); share >= leastShare && share < 1 && at.intent.MaxSlowdown > 0 {
+	if share := k.growth.Share(drain, promise); share >= LeastShare && share < 1 && at.intent.MaxSlowdown > 0 {
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
 	}
 	return text
@@ -201,7 +206,7 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 }
 
 // cost is what a course is compared by: the time, and the guest work that is lost.
-func (c course) cost() float64 { return c.took.Seconds() * (1 + worth*c.slowdown) }
+func (c course) cost() float64 { return c.took.Seconds() * (1 + Worth*c.slowdown) }
 
 // seconds is a duration that is at most what a duration holds.
 func seconds(s float64) time.Duration {

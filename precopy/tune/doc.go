@@ -21,9 +21,9 @@
 //
 // A slowed guest loses least when it is slowed much for a short time, at the end: with a rest R, the
 // bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
-// 1 - q is lost. So the guest is slowed in the last passes only, to no less than leastShare.
+// 1 - q is lost. So the guest is slowed in the last passes only, to no less than [forecast.LeastShare].
 //
-// The rooms: tuner.go (what goes in and comes out), controller.go (the above), restart.go
-// (whether another strategy pays), pace.go (the stream's
-// cap), fixed.go (the schedules of other managers, to compare with).
+// The rooms: tuner.go (what goes in and comes out), seen.go (what is made of the readings), controller.go
+// (what is done about it), restart.go (whether another strategy pays), pace.go (the stream's cap), fixed.go
+// (the schedules of other managers, to compare with).
 package tune

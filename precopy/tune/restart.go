@@ -49,7 +49,7 @@ func (c *Controller) restart(r Reading, g model.Growth) (Decision, bool) {
 		g.Rate, g.Set, c.start.Strategy.Name(), next.Strategy.Name(), best.Round(time.Second))}, true
 }
 
-// staying is what going on as now costs, a lost second of guest work counting as worth; false when the
+// staying is what going on as now costs, a lost second of guest work counting as [forecast.Worth]; false when the
 // attempt would be given up.
 func (c *Controller) staying(r Reading, g model.Growth) (time.Duration, bool) {
 	if p, ok := c.slowed(g); ok {
@@ -59,13 +59,13 @@ func (c *Controller) staying(r Reading, g model.Growth) (time.Duration, bool) {
 			took = max(took, whole-r.Elapsed)
 		}
 		if r.Elapsed+took <= c.budget()-c.budget()/10 {
-			return took + time.Duration(worth*float64(p.lost)), true
+			return took + time.Duration(forecast.Worth*float64(p.lost)), true
 		}
 	}
 	if c.start.PostCopy && c.Strategy().PostCopy {
 		return c.speed().Time(c.floor(g)), true
 	}
-	need := time.Duration(margin * float64(c.speed().Time(c.floor(g))))
+	need := time.Duration(forecast.Margin * float64(c.speed().Time(c.floor(g))))
 	return patience, need <= c.sending(c.start.Ceiling) && c.start.Ceiling > c.start.MaxPause
 }
 

@@ -1,0 +1,214 @@
+package tune
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"drover/hypervisor"
+	"drover/precopy/forecast"
+	"drover/precopy/model"
+)
+
+// What the controller makes of the readings: passes, and how fast they are sent.
+
+type rate struct {
+	at   time.Duration
+	sent hypervisor.Bytes
+}
+
+// note takes in what a reading shows.
+func (c *Controller) note(r Reading) {
+	step := max(r.Elapsed-c.prevAt, 0)
+	share := r.Share
+	if share <= 0 || share > 1 {
+		share = 1
+	}
+	c.lost += time.Duration((1 - share) * float64(step))
+	if c.allowed < c.start.Bandwidth {
+		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.start.Bandwidth)) * float64(step))
+	}
+	c.least = min(c.least, share)
+	c.highest = max(c.highest, r.DirtyRate)
+	defer func() { c.prev, c.prevAt = r, r.Elapsed }()
+	if r.MemTotal == 0 {
+		return
+	}
+	c.rates = append(c.rates, rate{r.Elapsed, r.MemProcessed})
+	for len(c.rates) > 2 && r.Elapsed-c.rates[1].at >= 2*time.Second {
+		c.rates = c.rates[1:]
+	}
+	if o := c.rates[0]; r.Elapsed > o.at && r.MemProcessed > o.sent {
+		c.wire = hypervisor.Rate(r.MemProcessed-o.sent, r.Elapsed-o.at)
+		if c.start.Bandwidth > 0 {
+			c.wire = min(c.wire, c.start.Bandwidth)
+		}
+	}
+	c.pace.note(c.prev, r)
+	if r.Round == c.round || r.Round <= 1 {
+		c.ran += time.Duration(share * float64(step))
+		c.within(r, step)
+		c.round = max(c.round, min(r.Round, 1))
+		return
+	}
+	c.next(r, step, share)
+}
+
+// within measures how fast dirtied memory is sent during a pass.
+func (c *Controller) within(r Reading, step time.Duration) {
+	if r.Round <= 1 || step <= 0 || r.MemRemaining >= c.prev.MemRemaining {
+		return
+	}
+	gone, sent := c.prev.MemRemaining-r.MemRemaining, max(r.MemProcessed-c.prev.MemProcessed, 0)
+	now := hypervisor.Rate(gone, step)
+	if w := hypervisor.Rate(sent, step); c.allowed > 0 && w > c.allowed {
+		// QEMU keeps to a cap in slices of 100 ms, and sends what is less than that at once.
+		now = hypervisor.BytesPerSecond(float64(now) * float64(c.allowed) / float64(w))
+	}
+	if r.Round > 2 {
+		c.resent += gone
+		c.packed += sent
+	}
+	if c.drain <= 0 {
+		c.drain = now
+	}
+	// Smoothed over about a second, however often it is read.
+	w := min(1, step.Seconds())
+	c.drain = hypervisor.BytesPerSecond(w*float64(now) + (1-w)*float64(c.drain))
+}
+
+// next notes that another pass has begun since the last reading, perhaps several.
+func (c *Controller) next(r Reading, step time.Duration, share float64) {
+	passes := r.Round - max(c.round, 1)
+	speed := c.speed()
+	// When the pass began lies between the two readings: what was left at the last one was sent first.
+	sync := c.prevAt
+	if speed > 0 && passes == 1 {
+		sync = min(c.prevAt+speed.Time(c.prev.MemRemaining), r.Elapsed)
+	}
+	since := r.Elapsed - sync
+	size := r.MemRemaining
+	if passes == 1 && speed > 0 {
+		size += hypervisor.Bytes(float64(speed) * since.Seconds())
+		size = min(size, r.MemTotal)
+	}
+	ran := c.ran + time.Duration(share*float64(step-since))
+	if c.round == 0 {
+		passes, c.adopted = 2, true // nothing is known of the passes before
+	}
+	if c.round == 1 {
+		c.first, c.firstWhole = r.MemProcessed, r.MemNormal
+		ran = max(ran-r.Setup, 0)
+	}
+	// Passes too short for the poll: their mean length, and the most that was seen of them. What the
+	// last long pass left unsent is nothing that a short one dirtied.
+	known := passes == 1 || c.quick
+	if c.quick = passes > 1; c.quick && known {
+		ran /= time.Duration(passes)
+		size = max(size, c.prev.MemRemaining, hypervisor.Bytes(c.unpacked()*float64(r.MemProcessed-c.prev.MemProcessed)/float64(passes)))
+		size = min(size, r.MemTotal)
+	}
+
+	if ran > 0 && c.round > 0 && !c.blind && known {
+		if c.landing > 0 {
+			// How much a slowed guest really dirties only a whole pass at that speed tells.
+			if c.round > c.landing {
+				c.braked = keep(c.braked, model.Sample{Window: max(sync-c.began, time.Millisecond) / time.Duration(passes), Dirtied: size})
+			}
+		} else {
+			c.see(model.Sample{Window: ran, Dirtied: size})
+		}
+	}
+	c.sizes = keep(c.sizes, size)
+	c.blind = c.round == 0
+	c.round, c.began, c.size = r.Round, sync, size
+	c.ran = time.Duration(share * float64(since))
+}
+
+// see adds a sample of a pass at full speed. One of a pass that is hardly longer than a poll is noise
+// beside those of longer ones, unless it shows more than they do: then it is they that do not tell.
+func (c *Controller) see(s model.Sample) {
+	longer := func(o model.Sample) bool { return o.Window >= batch && o.Dirtied >= s.Dirtied }
+	if s.Window < batch && slices.ContainsFunc(c.seen, longer) {
+		return
+	}
+	c.seen = keep(c.seen, s)
+}
+
+// unpacked is the dirtied memory that each byte on the link stands for, as far as that is known.
+func (c *Controller) unpacked() float64 {
+	if c.packed < 4*hypervisor.MiB {
+		return 1
+	}
+	return min(max(float64(c.resent)/float64(c.packed), 1), forecast.MostPacked)
+}
+
+// keep appends to the latest few.
+func keep[T any](list []T, x T) []T {
+	list = append(list, x)
+	return list[max(0, len(list)-samples):]
+}
+
+// speed is how much dirtied memory is sent per second: measured, or what the link and the strategy's
+// ratio give.
+func (c *Controller) speed() hypervisor.BytesPerSecond {
+	if c.drain > 0 {
+		return c.drain
+	}
+	ratio := c.start.Prior.Ratio
+	if ratio <= 0 {
+		ratio = 1
+	}
+	return hypervisor.BytesPerSecond(float64(c.wire) / ratio)
+}
+
+// growth fits what was seen, helped by what was known before while there is little.
+func (c *Controller) growth() (model.Growth, float64, bool) {
+	return model.Fit(c.evidence(), c.prev.MemTotal)
+}
+
+// evidence is what was seen, and before that what was known before while that is little and nothing that was
+// seen contradicts it: a guest may do something else by now.
+func (c *Controller) evidence() []model.Sample {
+	p := c.start.Prior.Growth
+	if p.Rate <= 0 || len(c.seen) >= 3 {
+		return c.seen
+	}
+	both := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
+	if c.start.Prior.Receipts > 0 {
+		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
+	}
+	both = append(both, c.seen...)
+	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > scatter && len(c.seen) > 0 {
+		return c.seen
+	}
+	return both
+}
+
+// shrinking reports whether the last passes each began with less than the one before them.
+func (c *Controller) shrinking() bool {
+	n := len(c.sizes)
+	return n < 3 || float64(c.sizes[n-1]) < 0.96*float64(max(c.sizes[n-2], c.sizes[n-3]))
+}
+
+// varied reports whether the last passes differ as they do under periodic load: some far smaller than
+// a later one.
+func (c *Controller) varied() bool {
+	low := hypervisor.Bytes(math.MaxInt64)
+	for _, s := range c.sizes {
+		if float64(s) > 1.5*float64(low) {
+			return true
+		}
+		low = min(low, s)
+	}
+	return false
+}
+
+// floor is what passes come down to: what the model says, or what the last ones began with, if less.
+func (c *Controller) floor(g model.Growth) hypervisor.Bytes {
+	low := slices.Min(c.sizes)
+	if f := g.Slowed(c.share).Floor(c.speed()); f > 0 {
+		return min(low, f)
+	}
+	return low
+}
