@@ -183,7 +183,7 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 			d.cap = limit
 		}
 	}
-	limit, lost := d.limit, d.tuner.Learned().Slowdown*d.last.Elapsed.Seconds()
+	limit, lost := d.limit, d.tuner.Lost().Seconds()
 	if !changed && lost < d.toldLost+1 {
 		return
 	}

@@ -141,6 +141,9 @@ func (c *Controller) held() bool {
 	return float64(c.allowed) < 0.95*float64(c.start.Bandwidth) && (c.need == 0 || c.need > c.allowed)
 }
 
+// Lost implements Tuner.
+func (c *Controller) Lost() time.Duration { return c.lost }
+
 // Learned implements Tuner.
 func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{

@@ -74,6 +74,9 @@ func (f *fixed) Bandwidth() hypervisor.BytesPerSecond { return f.allowed }
 // Allow implements Tuner.
 func (f *fixed) Allow(bandwidth hypervisor.BytesPerSecond) { f.allowed = bandwidth }
 
+// Lost implements Tuner: fixed policies slow nobody, QEMU does.
+func (f *fixed) Lost() time.Duration { return 0 }
+
 // Learned implements Tuner: fixed policies learn nothing.
 func (f *fixed) Learned() forecast.Receipt { return forecast.Receipt{} }
 

@@ -95,6 +95,8 @@ type Tuner interface {
 	Allow(bandwidth hypervisor.BytesPerSecond)
 	// Step takes one reading.
 	Step(r Reading) Decision
+	// Lost is the guest's work that slowing it has cost so far.
+	Lost() time.Duration
 	// Learned is what the attempt has shown of the domain so far: the fields that the readings tell.
 	Learned() forecast.Receipt
 }
