@@ -333,8 +333,12 @@ func (g gatedQueue) Progress(ctx context.Context, p Progress) error {
 	return gatedErr(g.a, "progress", func() error { return g.a.session.Progress(ctx, p) })
 }
 
-func (g gatedQueue) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
-	return gated(g.a, "listing", func() ([]string, error) { return g.a.session.Listing(ctx, id) })
+func (g gatedQueue) Listing(ctx context.Context, id hypervisor.DomainID) (listing, others []string, err error) {
+	err = gatedErr(g.a, "listing", func() (err error) {
+		listing, others, err = g.a.session.Listing(ctx, id)
+		return err
+	})
+	return listing, others, err
 }
 
 func (g gatedQueue) Ask(ctx context.Context, host string, q Question) (Answer, error) {

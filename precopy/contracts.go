@@ -68,6 +68,7 @@ type Queue interface {
 	Progress(ctx context.Context, p Progress) error
 	// Ask puts a question to a host's agent and waits for the answer.
 	Ask(ctx context.Context, host string, q Question) (Answer, error)
-	// Listing names the hosts whose agents last reported the domain, running or not.
-	Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error)
+	// Listing names the hosts whose agents last reported the domain, running or not, and the others that have
+	// a living agent.
+	Listing(ctx context.Context, id hypervisor.DomainID) (listing, others []string, err error)
 }

@@ -278,13 +278,18 @@ func (q *session) Ask(ctx context.Context, host string, question Question) (Answ
 	return answer(ctx, question)
 }
 
-func (q *session) Listing(ctx context.Context, _ hypervisor.DomainID) ([]string, error) {
+func (q *session) Listing(ctx context.Context, _ hypervisor.DomainID) (listing, others []string, err error) {
 	if err := q.s.reach(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	q.s.mu.Lock()
 	defer q.s.mu.Unlock()
-	return q.s.listing, nil
+	for host := range q.s.answering {
+		if !slices.Contains(q.s.listing, host) {
+			others = append(others, host)
+		}
+	}
+	return q.s.listing, others, nil
 }
 
 // setAnswering says how the host's agent answers; nil is not at all.

@@ -195,7 +195,7 @@ func TestOldOutcomeOfAGuestThatCameBack(t *testing.T) {
 		w.awaitFinal(time.Minute)
 		time.Sleep(10 * time.Second)
 		rec := w.store.get(w.id)
-		noted := slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, "b no longer has the VM") })
+		noted := slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, "no other host was seen to run the VM") })
 		if rec.Phase != Done || !noted || !w.src.host.Defined(vm) {
 			w.t.Errorf("%s, notes %q, defined on a %v; want it done, with a note, and still defined", rec.Phase, rec.Notes, w.src.host.Defined(vm))
 		}

@@ -3,7 +3,6 @@ package precopy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"drover/hypervisor"
@@ -120,13 +119,14 @@ func (d *drive) judge(ctx context.Context, v Verdict, why string, cause error) b
 	case OnSource:
 		return d.rolledBack(ctx, cause)
 	case SourcePaused:
-		switch where, err := d.elsewhere(ctx); {
+		switch where, err := d.w.elsewhere(ctx, d.rec.current().Migration); {
 		case err != nil:
 			d.undecided("the guest is paused on the source, and is resumed once no other host is known to have it: " + err.Error())
 			return false
-		case where != "":
-			d.log.Error("THE GUEST STANDS STILL and is not resumed: another host has it", "host", where)
-			d.undecided("ALARM: the guest is paused on the source and is not resumed: " + where + " has it; check both, stop the wrong one by hand, then: drover migration resolve")
+		case where.host != "":
+			d.log.Error("THE GUEST STANDS STILL and is not resumed: another host has it", "host", where.host)
+			d.undecided("ALARM: the guest is paused on the source and is not resumed: " + where.host + " has it " + said(where.Sighting) +
+				" and may have written to its disks; start it where they are current, then, if need be: drover migration resolve")
 			return false
 		}
 		d.log.Warn("resuming the guest that an interrupted migration left paused", "why", why)
@@ -138,7 +138,14 @@ func (d *drive) judge(ctx context.Context, v Verdict, why string, cause error) b
 		}
 		return false // the next look sees it running
 	case Stopped:
-		d.end(ctx, Failed, ending{code: "guest-stopped", reason: why, cause: cause})
+		e := ending{code: "guest-stopped", reason: why, cause: cause}
+		switch where, err := d.w.elsewhere(ctx, d.rec.current().Migration); {
+		case err != nil:
+			e.leave, e.note = true, "neither its autostart flag nor any disk files were touched: "+err.Error()
+		case where.host != "":
+			e.leave, e.note = true, "neither its autostart flag nor any disk files were touched: "+where.host+" has it "+said(where.Sighting)
+		}
+		d.end(ctx, Failed, e)
 		return true
 	case Nowhere:
 		// Whichever host ran it last has the only current state of its disks.
@@ -158,33 +165,6 @@ func (d *drive) judge(ctx context.Context, v Verdict, why string, cause error) b
 		d.undecided(why)
 	}
 	return false
-}
-
-// elsewhere names a host that is neither source nor target and has a process for the guest: while the source's
-// libvirt was away, somebody may have moved it on from the target. Empty if there is none.
-func (d *drive) elsewhere(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
-	defer cancel()
-	hosts, err := d.w.Queue.Listing(ctx, d.domain)
-	if err != nil {
-		return "", err
-	}
-	m := d.rec.current()
-	for _, h := range hosts {
-		if h == m.Source || h == m.Target {
-			continue
-		}
-		a, err := d.w.Queue.Ask(ctx, h, Question{Kind: AskSight, Domain: d.domain})
-		switch {
-		case err != nil:
-			return "", fmt.Errorf("%s reported it, and does not answer: %w", h, err)
-		case a.Error != "" || a.Sighting == nil:
-			return "", fmt.Errorf("%s reported it, and does not know: %s", h, a.Error)
-		case a.Sighting.Active():
-			return h, nil
-		}
-	}
-	return "", nil
 }
 
 // rolledBack ends a migration whose guest is proven to be where it was.
@@ -279,14 +259,14 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 		// Not even this stops the truth from being told to the store.
 		d.log.Error("outcome not kept on local disk", "err", err)
 	}
-	tidyErr := d.tidy(local, s, true)
+	tidyErr := d.tidy(local, s, time.Time{})
 	d.rec.change(s.apply)
 	d.log.Info("migration ended", "phase", p, "code", e.code, "reason", e.reason, "err", e.cause)
 	err := d.rec.flush(ctx)
-	for tidyErr != nil && ctx.Err() == nil {
+	for until := now.Add(askedFor); tidyErr != nil && ctx.Err() == nil; {
 		d.log.Warn("this host could not be tidied up yet", "err", tidyErr)
 		sleep(ctx, evidenceEvery)
-		if tidyErr = d.tidy(ctx, s, false); tidyErr == nil {
+		if tidyErr = d.tidy(ctx, s, until); tidyErr == nil {
 			err = d.rec.flush(ctx)
 		}
 	}
@@ -301,11 +281,11 @@ func (d *drive) end(ctx context.Context, p Phase, e ending) {
 
 // tidy leaves this host as it should be; what can't be is noted in the record. An error is returned
 // for what may be possible later.
-func (d *drive) tidy(ctx context.Context, s Spooled, fresh bool) error {
+func (d *drive) tidy(ctx context.Context, s Spooled, until time.Time) error {
 	if s.Leave {
 		return nil
 	}
-	notes, err := d.w.tidy(ctx, d.rec.current().Migration, s.Phase, fresh)
+	notes, err := d.w.tidy(ctx, d.rec.current().Migration, s.Phase, until)
 	if len(notes) > 0 {
 		d.rec.change(func(m *Migration) {
 			for _, n := range notes {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -267,9 +268,9 @@ func (w *Worker) flushSpool(ctx context.Context) {
 	for _, e := range entries {
 		w.over[e.ID] = true
 		w.wg.Go(func() {
-			said := ""
+			said, until := "", time.Now().Add(askedFor)
 			_ = retry(ctx, func() error {
-				err := w.flushOne(ctx, e)
+				err := w.flushOne(ctx, e, until)
 				if err != nil && ctx.Err() == nil && err.Error() != said {
 					said = err.Error()
 					w.Log.Warn("spool: an outcome is not done with yet", "migration", e.ID, "phase", e.Phase, "err", err)
@@ -280,7 +281,8 @@ func (w *Worker) flushSpool(ctx context.Context) {
 	}
 }
 
-func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
+// flushOne tries once; until is how long hosts may fail to say where the guest is.
+func (w *Worker) flushOne(ctx context.Context, e Spooled, until time.Time) error {
 	rec, err := w.Queue.Get(ctx, e.ID)
 	if errors.Is(err, ErrConflict) {
 		w.Log.Warn("spool: the store no longer has the migration, its outcome is dropped", "migration", e.ID, "phase", e.Phase)
@@ -293,7 +295,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 		// Resolved without this agent, and other migrations of the guest have followed: the record
 		// stands as it is, what is left here goes all the same.
 		if !e.Leave && rec.Phase == e.Phase {
-			if _, err := w.tidy(ctx, rec.Migration, e.Phase, false); err != nil {
+			if _, err := w.tidy(ctx, rec.Migration, e.Phase, until); err != nil {
 				return err
 			}
 		}
@@ -311,8 +313,10 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 		w.Log.Error("spool: an outcome does not fit the record and is dropped", "migration", e.ID, "phase", e.Phase, "record", rec.Phase)
 		return w.Spool.Remove(e.ID)
 	}
-	if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
-		return err
+	if !reflect.DeepEqual(m, rec.Migration) {
+		if rec, err = w.Queue.Update(ctx, rec, m); err != nil {
+			return err
+		}
 	}
 	if otherwise {
 		if err := w.Spool.Remove(e.ID); err != nil {
@@ -327,7 +331,7 @@ func (w *Worker) flushOne(ctx context.Context, e Spooled) error {
 	if e.Leave {
 		return w.Spool.Remove(e.ID)
 	}
-	notes, err := w.tidy(ctx, rec.Migration, e.Phase, false)
+	notes, err := w.tidy(ctx, rec.Migration, e.Phase, until)
 	if err != nil {
 		return err
 	}

@@ -48,9 +48,10 @@ type Key struct{ Migration, Target string }
 type Result struct {
 	At       time.Time
 	Blockers []hypervisor.Blocker
-	// Since is when the first of the preflights began that one of the hosts has not answered, one after
-	// another up to this one; zero when both answer.
-	Since time.Time
+	// Silent is the host that has not answered, and Since when the first of the preflights in a row began that
+	// ended so; zero when both answer.
+	Silent string
+	Since  time.Time
 	// Profile is what earlier migrations have shown of the domain.
 	Profile forecast.Profile
 }
@@ -288,8 +289,8 @@ func (p *pass) waitFor(m precopy.Stored, host string, down hypervisor.Blocker) {
 	p.wait(m, fmt.Sprintf("waiting %s at most for %s to come back (%s)", downGrace, host, down.Code))
 }
 
-// silent reports whether a host may only be restarting, or the store, as far as one has not answered.
-func (p *pass) silent(r Result) bool { return !r.Since.IsZero() && p.Now.Sub(r.Since) < downGrace }
+// patient reports whether the host that has not answered may only be restarting, or the store have been away.
+func (p *pass) patient(r Result) bool { return r.Silent != "" && p.Now.Sub(r.Since) < downGrace }
 
 // none ends a request that no host can take, unless one that could is only down, or does not answer, for the
 // moment.
@@ -299,7 +300,7 @@ func (p *pass) none(m precopy.Stored, r feasible.Request, refused map[string][]h
 		if h == nil || len(why) != 1 {
 			continue
 		}
-		if key := (Key{m.ID, name}); why[0].Code == Unanswered && p.silent(p.Memory.Preflights[key]) {
+		if key := (Key{m.ID, name}); p.patient(p.Memory.Preflights[key]) {
 			if p.Now.Sub(p.Memory.Preflights[key].At) >= askAgain {
 				p.decisions = append(p.decisions, Decision{Ask: &Ask{Key: key, Request: r}})
 			}
@@ -372,6 +373,10 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 			return // being asked
 		case !asked || p.Now.Sub(res.At) > answerLife:
 			p.decisions = append(p.decisions, Decision{Ask: &Ask{Key: key, Request: r}})
+			return
+		case res.Silent == m.Source:
+			// No other target would make it answer.
+			p.none(m, r, map[string][]hypervisor.Blocker{t: res.Blockers})
 			return
 		case len(res.Blockers) > 0:
 			refused[t] = res.Blockers

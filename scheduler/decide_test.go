@@ -92,7 +92,7 @@ func brief(ds []Decision) []string {
 
 // silent is what a preflight found whose source or target did not answer.
 func silent(at, since time.Time) Result {
-	return Result{At: at, Since: since, Blockers: []hypervisor.Blocker{{Code: Unanswered, Detail: "the target h2 did not answer"}}}
+	return Result{At: at, Silent: "h2", Since: since, Blockers: []hypervisor.Blocker{{Code: Unanswered, Detail: "the target h2 did not answer"}}}
 }
 
 func TestDecide(t *testing.T) {
@@ -136,8 +136,16 @@ func TestDecide(t *testing.T) {
 		}, []string{"m1 refused h2 no-answer"}},
 		{"without a named target one that answers is tried first", func(s *fleet.Snapshot, in *Inputs) {
 			add(s, "m1", "a", "h1", "", precopy.Requested)
-			in.Memory.Preflights[Key{"m1", "h3"}] = silent(t0.Add(-askAgain), t0.Add(-askAgain))
+			res := silent(t0.Add(-askAgain), t0.Add(-askAgain))
+			res.Silent = "h3"
+			in.Memory.Preflights[Key{"m1", "h3"}] = res
 		}, []string{"ask m1 h2"}},
+		{"a source that does not answer is asked again before any other target", func(s *fleet.Snapshot, in *Inputs) {
+			add(s, "m1", "a", "h1", "", precopy.Requested)
+			res := silent(t0.Add(-askAgain), t0.Add(-askAgain))
+			res.Silent = "h1"
+			in.Memory.Preflights[Key{"m1", "h3"}] = res
+		}, []string{"ask m1 h3", "m1 requested  waiting"}},
 		{"a required rule counts for orders by hand", func(s *fleet.Snapshot, in *Inputs) {
 			add(s, "m1", "a", "h1", "h2", precopy.Requested)
 			in.Memory.Preflights[Key{"m1", "h2"}] = ok

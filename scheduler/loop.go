@@ -300,14 +300,14 @@ func (l *Loop) ask(ctx context.Context, asks *sync.WaitGroup, a Ask) {
 	l.memory.Preflights[a.Key] = Result{Since: since}
 	l.mu.Unlock()
 	asks.Go(func() {
-		blockers := AskHosts(ctx, l.Asker, a.Request, a.Key.Target)
+		blockers, silent := AskHosts(ctx, l.Asker, a.Request, a.Key.Target)
 		profile, err := l.Profiles.Profile(ctx, a.Request.Domain.Facts.ID)
 		if err != nil && ctx.Err() == nil {
 			l.Log.Warn("earlier migrations are not known for the forecast", "domain", a.Request.Domain.Facts.Name, "err", err)
 		}
 		l.mu.Lock()
-		found := Result{At: time.Now(), Blockers: blockers, Profile: profile}
-		if slices.ContainsFunc(blockers, func(b hypervisor.Blocker) bool { return b.Code == Unanswered }) {
+		found := Result{At: time.Now(), Blockers: blockers, Silent: silent, Profile: profile}
+		if silent != "" {
 			found.Since = since
 		}
 		l.memory.Preflights[a.Key] = found

@@ -1,6 +1,9 @@
 package scheduler
 
 import (
+	"context"
+	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +13,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy"
 	"drover/precopy/forecast"
+	"drover/scheduler/feasible"
 )
 
 // What a leader remembers of hosts: since when they are away and down, and no answer from before.
@@ -47,6 +51,56 @@ func TestRememberAbsences(t *testing.T) {
 		s.Hosts["h3"].Load.Problem = ""
 		if _, still := l.remember(s).DownSince["h3"]; still {
 			t.Error("h3 is up again, and still remembered as down")
+		}
+	})
+}
+
+// mute is an agent that does not answer while it is on.
+type mute struct{ on bool }
+
+func (m *mute) Ask(ctx context.Context, _ string, q precopy.Question) (precopy.Answer, error) {
+	if m.on {
+		<-ctx.Done()
+		return precopy.Answer{}, ctx.Err()
+	}
+	return precopy.Answer{Inspection: &hypervisor.Inspection{}}, nil
+}
+
+type noProfiles struct{ Profiles }
+
+func (noProfiles) Profile(context.Context, hypervisor.DomainID) (forecast.Profile, error) {
+	return forecast.Profile{}, nil
+}
+
+// How long a host has not answered counts from the first question on, and ends with an answer.
+func TestSilenceCountsFromTheFirstQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		agents := &mute{on: true}
+		l := NewLoop(Config{Asker: agents, Profiles: noProfiles{}, Log: slog.New(slog.DiscardHandler)})
+		s := snapshot(host("h1", 8*hypervisor.GiB, "a:2"), host("h2", 8*hypervisor.GiB))
+		key := Key{"m1", "h2"}
+		dom, _ := domain(s.Hosts["h1"], s.Hosts["h1"].Facts.Domains[0].ID)
+		ask := func() Result {
+			var asks sync.WaitGroup
+			l.ask(t.Context(), &asks, Ask{Key: key, Request: feasible.Request{Domain: dom}})
+			asks.Wait()
+			return l.memory.Preflights[key]
+		}
+		began := time.Now()
+		for range 3 {
+			if r := ask(); r.Silent != "h1" || !r.Since.Equal(began) || len(r.Blockers) != 1 {
+				t.Errorf("%+v after %s, want h1 silent since the beginning", r, time.Since(began))
+			}
+			time.Sleep(time.Second)
+		}
+		agents.on = false
+		if r := ask(); r.Silent != "" || !r.Since.IsZero() {
+			t.Errorf("%+v, want nobody silent any more", r)
+		}
+		agents.on = true
+		again := time.Now()
+		if r := ask(); !r.Since.Equal(again) {
+			t.Errorf("silent since %s, want since %s", r.Since, again)
 		}
 	})
 }

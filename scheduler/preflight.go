@@ -32,17 +32,22 @@ func Preflight(ctx context.Context, ask Asker, s *fleet.Snapshot, r feasible.Req
 	if b := feasible.Check(s, r, host); len(b) > 0 {
 		return b
 	}
-	return AskHosts(ctx, ask, r, host)
+	b, _ := AskHosts(ctx, ask, r, host)
+	return b
 }
 
-// AskHosts asks the source to inspect the domain, and the target whether it could run there.
-func AskHosts(ctx context.Context, ask Asker, r feasible.Request, host string) []hypervisor.Blocker {
+// AskHosts asks the source to inspect the domain, and the target whether it could run there. Silent is the host
+// that did not answer, which is a blocker; empty when none was.
+func AskHosts(ctx context.Context, ask Asker, r feasible.Request, host string) (blockers []hypervisor.Blocker, silent string) {
 	ctx, cancel := context.WithTimeout(ctx, preflightTime)
 	defer cancel()
 	source := r.Domain.Host.Name
 	seen, b := Inspect(ctx, ask, r)
-	if len(b) > 0 {
-		return b
+	switch {
+	case seen == nil:
+		return b, source
+	case len(b) > 0:
+		return b, ""
 	}
 	q := precopy.Question{
 		Kind: precopy.AskCheckTarget, Domain: r.Domain.Facts.ID,
@@ -60,12 +65,13 @@ func AskHosts(ctx context.Context, ask Asker, r feasible.Request, host string) [
 		err = errors.New(a.Error)
 	}
 	if err != nil {
-		return []hypervisor.Blocker{unanswered(host, source, err)}
+		return []hypervisor.Blocker{unanswered(host, source, err)}, host
 	}
-	return a.Blockers
+	return a.Blockers, ""
 }
 
-// Inspect asks the source about the domain; the blockers are those that hold wherever it goes.
+// Inspect asks the source about the domain; the blockers are those that hold wherever it goes. Nil when it did
+// not answer.
 func Inspect(ctx context.Context, ask Asker, r feasible.Request) (*hypervisor.Inspection, []hypervisor.Blocker) {
 	source := r.Domain.Host.Name
 	a, err := ask.Ask(ctx, source, precopy.Question{Kind: precopy.AskInspect, Domain: r.Domain.Facts.ID})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -220,28 +221,36 @@ func seenOf(f hypervisor.HostFacts) seenRecord {
 	return r
 }
 
-// Listing names the hosts whose agents last reported the domain, running or not, in order of name; also those
-// whose agents are away.
-func (s *Store) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
+// Listing names the hosts whose agents last reported the domain, running or not, also where the agent is away;
+// and the others that have a living agent. A host whose report can't be read counts among the former.
+func (s *Store) Listing(ctx context.Context, id hypervisor.DomainID) (listing, others []string, err error) {
 	entries, _, err := s.kv.List(ctx, reportsPrefix)
 	if err != nil {
-		return nil, fmt.Errorf("which hosts list %s: %w", id, err)
+		return nil, nil, fmt.Errorf("which hosts list %s: %w", id, err)
 	}
-	var hosts []string
+	lists := map[string]bool{}
 	for _, e := range entries {
 		host, part, _ := strings.Cut(strings.TrimPrefix(e.Key, reportsPrefix), "/")
-		if part != partSeen {
-			continue
-		}
-		var r seenRecord
-		if err := decode(e.Value, &r); err != nil {
-			return nil, fmt.Errorf("which hosts list %s: %s: %w", id, host, err)
-		}
-		if slices.ContainsFunc(r.Domains, func(d fleet.SeenDomain) bool { return d.ID == id }) {
-			hosts = append(hosts, host)
+		switch part {
+		case partSession:
+			if _, known := lists[host]; !known {
+				lists[host] = false
+			}
+		case partSeen:
+			var r seenRecord
+			if err := decode(e.Value, &r); err != nil || slices.ContainsFunc(r.Domains, func(d fleet.SeenDomain) bool { return d.ID == id }) {
+				lists[host] = true
+			}
 		}
 	}
-	return hosts, nil
+	for _, host := range slices.Sorted(maps.Keys(lists)) {
+		if lists[host] {
+			listing = append(listing, host)
+		} else {
+			others = append(others, host)
+		}
+	}
+	return listing, others, nil
 }
 
 // PublishLoad replaces the host's load. A load is taken after the call for the one before has returned,

@@ -82,18 +82,19 @@ func TestSeenStays(t *testing.T) {
 	if diff := cmp.Diff(want, h.Seen); diff != "" || h.Facts != nil || h.SeenRevision <= first.SeenRevision {
 		t.Errorf("after the agent's end: facts %v, revision %d, seen (-want +got):\n%s", h.Facts, h.SeenRevision, diff)
 	}
-	for id, want := range map[hypervisor.DomainID][]string{"id-mail": {"h1"}, "id-web": nil} {
-		got, err := s.Listing(ctx, id)
+	register(t, s, "h2", "m2", "i2")
+	for id, want := range map[hypervisor.DomainID][2][]string{"id-mail": {{"h1"}, {"h2"}}, "id-web": {nil, {"h2"}}} {
+		listing, others, err := s.Listing(ctx, id)
 		must(t, err)
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s is listed by (-want +got):\n%s", id, diff)
+		if diff := cmp.Diff(want, [2][]string{listing, others}); diff != "" {
+			t.Errorf("%s is listed by, others (-want +got):\n%s", id, diff)
 		}
 	}
 	must(t, s.ForgetHost(ctx, "h1"))
 	snap, err = s.ReadSnapshot(ctx)
 	must(t, err)
-	if len(snap.Hosts) > 0 {
-		t.Errorf("after forgetting: %+v", snap.Hosts["h1"])
+	if h := snap.Hosts["h1"]; h != nil {
+		t.Errorf("after forgetting: %+v", h)
 	}
 }
 

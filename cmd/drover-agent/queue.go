@@ -77,6 +77,6 @@ func (q *queue) Ask(ctx context.Context, host string, question precopy.Question)
 }
 
 // Listing implements precopy.Queue.
-func (q *queue) Listing(ctx context.Context, id hypervisor.DomainID) ([]string, error) {
+func (q *queue) Listing(ctx context.Context, id hypervisor.DomainID) (listing, others []string, err error) {
 	return q.store.Listing(ctx, id)
 }

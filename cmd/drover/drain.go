@@ -220,7 +220,8 @@ func (s *session) stepInput(snap *fleet.Snapshot, run fleet.Run, profiles map[hy
 // askAll puts the questions of a preview to the agents, some at once.
 func askAll(ctx context.Context, s *session, questions []drain.Question) [][]hypervisor.Blocker {
 	return scheduler.AskEach(questions, func(q drain.Question) []hypervisor.Blocker {
-		return scheduler.AskHosts(ctx, s.Store, feasible.Request{Domain: q.Domain}, q.To)
+		b, _ := scheduler.AskHosts(ctx, s.Store, feasible.Request{Domain: q.Domain}, q.To)
+		return b
 	})
 }
 

@@ -428,3 +428,32 @@ func TestStagingCountsTwice(t *testing.T) {
 		}
 	}
 }
+
+// A host that has more vCPUs than it may, from before it had a limit, gets none and keeps its own: that an even
+// fleet is tried otherwise in the search leaves no moves behind.
+func TestOverLimitOnVCPUs(t *testing.T) {
+	p := &Problem{}
+	for h := range 4 {
+		p.Hosts = append(p.Hosts, Host{Name: fmt.Sprint("h", h), Cores: 8, Memory: 64 * gibB, Link: 1.25e9})
+		for k := range 6 {
+			p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", h, "-", k), Host: h, Memory: 4 * gibB, VCPUs: 2, Mean: Load{CPU: 0.5 + 0.1*hypervisor.Cores(k)}})
+		}
+	}
+	p.Hosts[0].VCPUs, p.Hosts[1].VCPUs = 4, 11
+	plan, err := Make(p, Options{Evaluations: 50_000})
+	if err != nil || len(plan.Moves) > 0 {
+		t.Errorf("an even fleet: %v, %+v", err, plan.Moves)
+	}
+	for k := range 6 { // h0 is twice as busy now
+		p.VMs[k].Mean.CPU *= 2
+	}
+	plan, err = Make(p, Options{Evaluations: 50_000})
+	if err != nil || len(plan.Moves) == 0 {
+		t.Fatalf("a busy host: %v, %+v", err, plan.Moves)
+	}
+	for _, m := range plan.Moves {
+		if m.To < 2 || m.Cause != ToEven {
+			t.Errorf("%+v: want moves to hosts without a limit, to even out", m)
+		}
+	}
+}

@@ -42,19 +42,20 @@ type membership struct{ group, n int32 }
 
 // host is one host's constants.
 type host struct {
-	memCap  float64 // MiB that domains may have
-	memMax  float64 // MiB up to which domains may come
-	perMem  float64 // 1 / all memory, MiB
-	perCap  float64 // 1 / memCap
-	perCPU  float64 // 1 / cores
-	cores   float64
-	perNet  float64 // 1 / link, bytes/s
-	cpuMax  float64 // cores up to which domains may come
-	vcpuMax float64 // vCPUs up to which domains may come
-	takes   bool    // domains may come
-	counts  bool    // its evenness is of interest: not draining
-	heldMem float64 // by domains that are leaving, MiB
-	heldCPU float64 // by them, vCPUs
+	memCap    float64 // MiB that domains may have
+	memMax    float64 // MiB up to which domains may come
+	perMem    float64 // 1 / all memory, MiB
+	perCap    float64 // 1 / memCap
+	perCPU    float64 // 1 / cores
+	cores     float64
+	perNet    float64 // 1 / link, bytes/s
+	cpuMax    float64 // cores up to which domains may come
+	vcpuMax   float64 // vCPUs up to which domains may come
+	vcpuNow   float64 // vCPUs at the start, up to which its own may come back
+	takes     bool    // domains may come
+	counts    bool    // its evenness is of interest: not draining
+	heldMem   float64 // by domains that are leaving, MiB
+	heldVCPUs float64 // by them
 }
 
 // group is a rule, with how many members are where.
@@ -117,11 +118,13 @@ func (c *compiled) compileHosts() {
 	for i := range p.VMs {
 		v := &p.VMs[i]
 		cpu[v.at()] += float64(v.Mean.CPU)
+		c.hosts[v.at()].vcpuNow += float64(v.VCPUs)
 		sumCPU += float64(v.Mean.CPU)
 		sumMem += float64(v.Memory) / mib
 		if v.Moving && v.Target != v.Host {
 			c.hosts[v.Host].heldMem += float64(v.Memory) / mib
-			c.hosts[v.Host].heldCPU += float64(v.VCPUs)
+			c.hosts[v.Host].heldVCPUs += float64(v.VCPUs)
+			c.hosts[v.Host].vcpuNow += float64(v.VCPUs)
 		}
 	}
 	for i, h := range p.Hosts {

@@ -369,7 +369,7 @@ func (x *search) both(i, ti, j, tj int32, current, allowed float64) float64 {
 func (x *search) still(i int32) bool {
 	s, h := x.state, x.at[i]
 	c := &s.hosts[h]
-	if s.mem[h] > c.memMax+slack || s.cpu[h] > c.cpuMax+slack || s.vcpus[h] > c.vcpuMax {
+	if s.mem[h] > c.memMax+slack || s.cpu[h] > c.cpuMax+slack || s.crowds(i, h, s.vcpus[h]) {
 		return false
 	}
 	if s.bars(i, h) != "" {

@@ -41,7 +41,7 @@ func newState(c *compiled) *state {
 		count: make([]int32, len(c.groups)*n),
 	}
 	for h := range c.hosts {
-		s.mem[h], s.vcpus[h] = c.hosts[h].heldMem, c.hosts[h].heldCPU
+		s.mem[h], s.vcpus[h] = c.hosts[h].heldMem, c.hosts[h].heldVCPUs
 	}
 	for i := range c.items {
 		x := &c.items[i]
@@ -233,7 +233,7 @@ func (s *state) traded(i, j int32) (totals, bool) {
 	n, x, y := s.totals, &s.items[i], &s.items[j]
 	a, b := s.at[i], s.at[j]
 	d := change{y.mem - x.mem, y.cpu - x.cpu, y.vari - x.vari, y.net - x.net, y.vcpus - x.vcpus}
-	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu, vcpus: -d.vcpus}) ||
+	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu}) || s.crowds(j, a, s.vcpus[a]+d.vcpus) || s.crowds(i, b, s.vcpus[b]-d.vcpus) ||
 		s.bars(j, a) != "" || s.bars(i, b) != "" || s.meets(j, a) || s.meets(i, b) {
 		return n, false
 	}
@@ -247,8 +247,17 @@ func (s *state) traded(i, j int32) (totals, bool) {
 // bears: the host has the room for the change.
 func (s *state) bears(h int32, d change) bool {
 	x := &s.hosts[h]
-	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack) &&
-		(d.vcpus <= 0 || s.vcpus[h]+d.vcpus <= x.vcpuMax)
+	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack)
+}
+
+// crowds: so many vCPUs with the item's are more than the host may have. A host that has more at the start takes its
+// own back, but no others.
+func (s *state) crowds(i, t int32, with float64) bool {
+	x, h := &s.items[i], &s.hosts[t]
+	if x.vcpus == 0 || with <= h.vcpuMax {
+		return false
+	}
+	return t != x.home || with > h.vcpuNow
 }
 
 // fits: the host may have the item, as far as that host alone tells.
@@ -263,7 +272,7 @@ func (s *state) refuses(i, t int32) Why {
 	if s.cpu[t]+x.cpu > h.cpuMax+slack && x.cpu > 0 {
 		return NoCPU
 	}
-	if s.vcpus[t]+x.vcpus > h.vcpuMax && x.vcpus > 0 {
+	if s.crowds(i, t, s.vcpus[t]+x.vcpus) {
 		return NoVCPUs
 	}
 	if why := s.bars(i, t); why != "" {

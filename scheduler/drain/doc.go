@@ -26,7 +26,7 @@
 //
 // Opens the hosts, by taking away the cordons of drains that are over, and brings back what those moved
 // away and is still where they put it: what a person has moved since stays. A VM that its host has no room
-// for, in memory or in CPU, stays too, and one that would crowd its host more than the one where it is. Those
+// for, in memory, vCPUs or CPU, stays too, and one that would crowd its host more than the one where it is. Those
 // that must stay together come home one after the other, or not at all.
 //
 // # When it ends

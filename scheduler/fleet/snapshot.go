@@ -102,6 +102,9 @@ func (h *Host) Capacity() hypervisor.Capacity {
 	if o.Reserved > 0 {
 		c.Reserved = o.Reserved
 	}
+	if o.VCPUs > 0 {
+		c.VCPUs = o.VCPUs
+	}
 	if o.Bandwidth > 0 {
 		c.Bandwidth = o.Bandwidth
 	}

@@ -119,7 +119,7 @@ func (h *Host) tell(guests []*Guest) *hypervisor.HostFacts {
 		Name: h.Name, LibvirtUUID: "sim-" + h.Name, AgentVersion: "sim", ProtocolMin: 1, ProtocolMax: 1,
 		LibvirtVersion: 11_003_000, QEMUVersion: 10_002_000, Arch: "x86_64", CPUModel: "sim",
 		MachineTypes: []string{"q35"}, VirtTypes: []string{"kvm"}, Capabilities: []string{"multifd-zstd", "postcopy", "tls", "xbzrle"},
-		Capacity: hypervisor.Capacity{Cores: h.Cores, Memory: h.Memory, Reserved: h.Reserved, Bandwidth: h.Link},
+		Capacity: hypervisor.Capacity{Cores: h.Cores, Memory: h.Memory, Reserved: h.Reserved, VCPUs: h.VCPUs, Bandwidth: h.Link},
 		PeerURI:  "sim://" + h.Name,
 	}
 	for _, g := range guests {

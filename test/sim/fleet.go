@@ -21,6 +21,8 @@ type HostConfig struct {
 	Cores    hypervisor.Cores
 	Memory   hypervisor.Bytes
 	Reserved hypervisor.Bytes
+	// VCPUs is how many its guests may have together; 0 is no limit.
+	VCPUs int
 	// Link is what the migration network carries, each way.
 	Link hypervisor.BytesPerSecond
 	Rack string

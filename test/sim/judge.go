@@ -325,6 +325,13 @@ func (w *World) Faults() []string {
 		if h.on && h.committed > h.Memory-h.Reserved {
 			out = append(out, fmt.Sprintf("%s has promised %s of %s", h.Name, h.committed, h.Memory-h.Reserved))
 		}
+		vcpus := 0
+		for _, g := range h.guests {
+			vcpus += g.VCPUs
+		}
+		if h.VCPUs > 0 && vcpus > h.VCPUs {
+			out = append(out, fmt.Sprintf("%s has %d vCPUs, it may have %d", h.Name, vcpus, h.VCPUs))
+		}
 	}
 	return out
 }

@@ -270,13 +270,18 @@ func (l *leader) share(list []budget.Write) {
 
 // ask puts a preflight's questions.
 func (l *leader) ask(a scheduler.Ask) {
-	l.memory.Preflights[a.Key] = scheduler.Result{}
+	since := l.memory.Preflights[a.Key].Since
+	if since.IsZero() {
+		since = l.w.Time()
+	}
+	l.memory.Preflights[a.Key] = scheduler.Result{Since: since}
 	takes := l.w.Timing.Ask
-	var blockers []hypervisor.Blocker
+	found := scheduler.Result{}
 	for _, name := range []string{a.Request.Domain.Host.Name, a.Key.Target} {
 		if h := l.w.hosts[name]; h == nil || !h.connected() {
 			takes = unansweredAfter
-			blockers = []hypervisor.Blocker{{Code: scheduler.Unanswered, Detail: name + " did not answer"}}
+			found.Silent, found.Since = name, since
+			found.Blockers = []hypervisor.Blocker{{Code: scheduler.Unanswered, Detail: name + " did not answer"}}
 			break
 		}
 	}
@@ -284,9 +289,8 @@ func (l *leader) ask(a scheduler.Ask) {
 		if l.w.leader != l {
 			return
 		}
-		l.memory.Preflights[a.Key] = scheduler.Result{
-			At: l.w.Time(), Blockers: blockers, Profile: l.w.store.profiles[a.Request.Domain.Facts.ID],
-		}
+		found.At, found.Profile = l.w.Time(), l.w.store.profiles[a.Request.Domain.Facts.ID]
+		l.memory.Preflights[a.Key] = found
 		l.w.kick()
 	})
 }

@@ -179,7 +179,9 @@ func (q *queue) Update(_ context.Context, old precopy.Stored, m precopy.Migratio
 
 func (q *queue) Progress(context.Context, precopy.Progress) error { return nil }
 
-func (q *queue) Listing(context.Context, hypervisor.DomainID) ([]string, error) { return nil, nil }
+func (q *queue) Listing(context.Context, hypervisor.DomainID) (listing, others []string, err error) {
+	return nil, nil, nil
+}
 
 func (q *queue) Ask(ctx context.Context, _ string, question precopy.Question) (precopy.Answer, error) {
 	s, err := q.target.Sight(ctx, question.Domain)

@@ -54,6 +54,7 @@ func (p *Player) machine(a *args, h *sim.HostConfig) {
 	get(a, "cores", &h.Cores, cores)
 	get(a, "memory", &h.Memory, bytes)
 	get(a, "reserved", &h.Reserved, bytes)
+	get(a, "vcpus", &h.VCPUs, strconv.Atoi)
 	get(a, "link", &h.Link, rate)
 	get(a, "rack", &h.Rack, text)
 }

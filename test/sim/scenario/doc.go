@@ -22,7 +22,7 @@
 //
 //	seed N                    before anything else; 1 if it is not given
 //	fleet hosts=N vms=N …     a made fleet: fill= hot= load=KIND trace=FILE racks= uneven= cores= memory= link=
-//	host NAME …               a host: cores= memory= link= rack=
+//	host NAME …               a host: cores= memory= reserved= vcpus= (its limit) link= rack=
 //	guest NAME host=H …       a guest: vcpus= memory= used= load=SHARE set=SIZE rate=RATE on= off= (sweep)
 //	auto level=full …         automatic moves: least= (core-minutes) hold= mark= at-once=
 //	rule NAME                 drover, or how many migrations another manager runs at once: nova, ovirt,
