@@ -1,7 +1,6 @@
 package app
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -36,11 +35,8 @@ func labCommands() []*cli.Command {
 }
 
 func up(c *cli.Context) error {
-	l, err := open(c)
+	_, err := args(c)
 	if err != nil {
-		return err
-	}
-	if _, err := args(c); err != nil {
 		return err
 	}
 	spec := host.Spec{Dir: c.String("dir"), Hosts: c.Int("hosts"), CPUs: hypervisor.Cores(c.Float64("cpus"))}
@@ -55,10 +51,15 @@ func up(c *cli.Context) error {
 			return usagef("%v", err)
 		}
 	}
-	begin := time.Now()
-	if _, err := l.hosts.Up(c.Context, spec); errors.Is(err, host.ErrSpec) {
+	if err := spec.Check(); err != nil {
 		return usagef("%v", err)
-	} else if err != nil {
+	}
+	l, err := open(c)
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if _, err := l.hosts.Up(c.Context, spec); err != nil {
 		return err
 	}
 	l.log.Info("lab is up", "took", time.Since(begin))
@@ -81,11 +82,11 @@ func parseRate(s string) (hypervisor.BytesPerSecond, error) {
 }
 
 func down(c *cli.Context) error {
-	l, err := open(c)
-	if err != nil {
+	if _, err := args(c); err != nil {
 		return err
 	}
-	if _, err := args(c); err != nil {
+	l, err := open(c)
+	if err != nil {
 		return err
 	}
 	there, err := l.hosts.Down(c.Context)

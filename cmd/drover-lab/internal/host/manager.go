@@ -54,11 +54,19 @@ type Spec struct {
 	Shape  hypervisor.BytesPerSecond // limit of each migration link; zero for none
 }
 
+// Check returns why a lab can't be made so ([ErrSpec]).
+func (s Spec) Check() error {
+	if s.Hosts < 1 || s.Hosts > netns.MaxHosts {
+		return fmt.Errorf("%d hosts: want 1 to %d: %w", s.Hosts, netns.MaxHosts, ErrSpec)
+	}
+	return nil
+}
+
 // Up makes the lab and returns once every libvirtd answers over TLS. On failure nothing is left. [ErrUp] when
 // it is up already; what an interrupted Up left is removed first.
 func (m *Manager) Up(ctx context.Context, spec Spec) (state.Lab, error) {
-	if spec.Hosts < 1 || spec.Hosts > netns.MaxHosts {
-		return state.Lab{}, fmt.Errorf("%d hosts: want 1 to %d: %w", spec.Hosts, netns.MaxHosts, ErrSpec)
+	if err := spec.Check(); err != nil {
+		return state.Lab{}, err
 	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
