@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"fmt"
 	"math"
 	"time"
 
@@ -98,6 +99,26 @@ func (m Migration) Promise() (Promise, bool) {
 		return PromiseCeiling, true
 	}
 	return PromiseKept, true
+}
+
+// Unkept says for people what a completed migration has promised and not kept; empty where it has, and where
+// nothing was promised, as under another manager's policy.
+func (m Migration) Unkept() string {
+	became, judged := m.Promise()
+	if !judged || became == PromiseKept || became == PromiseUnknown || m.Policy.Tuning != "" || m.Policy.MaxPauseMS <= 0 {
+		return ""
+	}
+	o, p := m.Outcome, m.Policy
+	most := time.Duration(p.MaxPauseMS) * time.Millisecond
+	switch ceiling := p.MaxPauseCeiling(); {
+	case became == PromiseCeiling:
+		return fmt.Sprintf("a pause of at most %s was promised, and %s if there is no other way", most, ceiling)
+	case o.PauseKnown && o.PauseMS > ceiling.Milliseconds():
+		return fmt.Sprintf("PROMISE NOT KEPT: a pause of at most %s was promised", ceiling)
+	case o.Slowdown > p.MaxSlowdown+slack:
+		return fmt.Sprintf("PROMISE NOT KEPT: the guest was slowed by %.0f %%, at most %.0f %% was promised", 100*o.Slowdown, 100*p.MaxSlowdown)
+	}
+	return fmt.Sprintf("PROMISE NOT KEPT: it was to take at most %s", time.Duration(p.BudgetSeconds*float64(time.Second)))
 }
 
 // slack is by how much a slowdown, which is read at intervals, may seem more than it was.

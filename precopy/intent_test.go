@@ -16,17 +16,18 @@ func TestPromise(t *testing.T) {
 		change func(m *Migration)
 		want   Promise
 		judged bool
+		says   string // to people
 	}{
-		{"kept", func(*Migration) {}, PromiseKept, true},
-		{"beyond the promise, within the ceiling", func(m *Migration) { m.Outcome.PauseMS = 151 }, PromiseCeiling, true},
-		{"beyond the ceiling", func(m *Migration) { m.Outcome.PauseMS = 901 }, PromiseBroken, true},
-		{"slowed too much", func(m *Migration) { m.Outcome.Slowdown = 0.31 }, PromiseBroken, true},
-		{"slowed as much as allowed, read at intervals", func(m *Migration) { m.Outcome.Slowdown = 0.303 }, PromiseKept, true},
-		{"too late", func(m *Migration) { m.Policy.BudgetSeconds = 9 }, PromiseBroken, true},
-		{"the pause is lost", func(m *Migration) { m.Outcome.PauseKnown = false }, PromiseUnknown, true},
-		{"too late, the pause is lost", func(m *Migration) { m.Outcome.PauseKnown, m.Policy.BudgetSeconds = false, 9 }, PromiseBroken, true},
-		{"not done", func(m *Migration) { m.Phase, m.Outcome.PauseMS = Aborted, 2000 }, "", false},
-		{"no outcome", func(m *Migration) { m.Outcome = nil }, "", false},
+		{"kept", func(*Migration) {}, PromiseKept, true, ""},
+		{"beyond the promise, within the ceiling", func(m *Migration) { m.Outcome.PauseMS = 151 }, PromiseCeiling, true, "a pause of at most 150ms was promised, and 900ms if there is no other way"},
+		{"beyond the ceiling", func(m *Migration) { m.Outcome.PauseMS = 901 }, PromiseBroken, true, "PROMISE NOT KEPT: a pause of at most 900ms was promised"},
+		{"slowed too much", func(m *Migration) { m.Outcome.Slowdown = 0.31 }, PromiseBroken, true, "PROMISE NOT KEPT: the guest was slowed by 31 %, at most 30 % was promised"},
+		{"slowed as much as allowed, read at intervals", func(m *Migration) { m.Outcome.Slowdown = 0.303 }, PromiseKept, true, ""},
+		{"too late", func(m *Migration) { m.Policy.BudgetSeconds = 9 }, PromiseBroken, true, "PROMISE NOT KEPT: it was to take at most 9s"},
+		{"the pause is lost", func(m *Migration) { m.Outcome.PauseKnown = false }, PromiseUnknown, true, ""},
+		{"too late, the pause is lost", func(m *Migration) { m.Outcome.PauseKnown, m.Policy.BudgetSeconds = false, 9 }, PromiseBroken, true, "PROMISE NOT KEPT: it was to take at most 9s"},
+		{"not done", func(m *Migration) { m.Phase, m.Outcome.PauseMS = Aborted, 2000 }, "", false, ""},
+		{"no outcome", func(m *Migration) { m.Outcome = nil }, "", false, ""},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -35,6 +36,12 @@ func TestPromise(t *testing.T) {
 			got, judged := m.Promise()
 			if got != tc.want || judged != tc.judged {
 				t.Errorf("promise %q, judged %v; want %q, %v", got, judged, tc.want, tc.judged)
+			}
+			if says := m.Unkept(); says != tc.says {
+				t.Errorf("%q, want %q", says, tc.says)
+			}
+			if m.Policy.Tuning = "default"; m.Unkept() != "" {
+				t.Errorf("another manager's policy has promised something: %q", m.Unkept())
 			}
 		})
 	}

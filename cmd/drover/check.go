@@ -82,6 +82,9 @@ func check(ctx context.Context, s *session, word string, w wish) (verdict, error
 	if err != nil {
 		return verdict{}, err
 	}
+	if s.cli.IsSet("to") && s.cli.String("to") == "" {
+		return verdict{}, cliargs.Usagef(s.cli, "--to \"\": want a host, or leave --to away for all")
+	}
 	hosts, err := candidates(snap, d, s.cli.String("to"))
 	if err != nil {
 		return verdict{}, err

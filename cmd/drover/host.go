@@ -352,11 +352,12 @@ func cordonOne(ctx context.Context, s *session, name string, on bool) error {
 	case on:
 		s.note("%s is cordoned: no VM comes to it any more", name)
 	case len(after) > 0:
+		// What was asked for is not done.
 		remedy := ""
-		if strings.HasPrefix(after[0].Holder, fleet.RunHolder) {
-			remedy = " (drover host restore " + name + " opens it)"
+		if id, held := strings.CutPrefix(after[0].Holder, fleet.RunHolder); held {
+			remedy = " (drover host restore " + name + " opens it; while the drain is under way, drover run cancel " + id + " --uncordon)"
 		}
-		s.note("%s stays cordoned by %s%s", name, cordonText(after[0]), remedy)
+		return cli.Exit(fmt.Sprintf("%s stays cordoned by %s%s", name, cordonText(after[0]), remedy), cliargs.ExitPartial)
 	case len(before) == 0:
 		s.note("%s was not cordoned", name)
 	default:

@@ -98,6 +98,9 @@ func (s *session) request(ctx context.Context, wish wish) (precopy.Stored, error
 		return precopy.Stored{}, err
 	}
 	to := s.cli.String("to")
+	if to == "" && s.cli.IsSet("to") {
+		return precopy.Stored{}, cliargs.Usagef(s.cli, "--to \"\": want a host, or leave --to away for the scheduler's choice")
+	}
 	if to != "" {
 		if _, err := findHost(snap, to); err != nil {
 			return precopy.Stored{}, err
@@ -210,6 +213,9 @@ func summary(m precopy.Migration) string {
 			pause = fmt.Sprintf("pause %d ms", o.PauseMS)
 		}
 		text += fmt.Sprintf(" in %.1f s: %s sent, %s, %s", o.Seconds, o.Bytes, pause, plural(o.Rounds, "round"))
+	}
+	if unkept := m.Unkept(); unkept != "" {
+		text += "; " + unkept
 	}
 	for _, n := range m.Notes {
 		text += "; " + n

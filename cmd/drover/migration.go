@@ -316,6 +316,9 @@ func migrationTable(m precopy.Migration) out.Table {
 		}
 		t.Add("Outcome:", fmt.Sprintf("%.1f s, %s, %s, %d rounds, throttled at most %d %%, %s",
 			o.Seconds, o.Bytes, pause, o.Rounds, o.ThrottleMaxPercent, stream(o.Strategy, m.Policy.Encrypt)))
+		if unkept := m.Unkept(); unkept != "" {
+			t.Add("", unkept)
+		}
 	}
 	for _, a := range m.Attempts {
 		t.Add(fmt.Sprintf("Attempt %d:", a.Number), joinNotes(stream(a.Strategy, m.Policy.Encrypt), "since "+stamp(a.Started), a.Result))

@@ -193,7 +193,8 @@ func (e *editing) open(text []byte) ([]byte, error) {
 	app := e.s.cli.App
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = app.Reader, app.Writer, app.ErrWriter
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("editor %q: %w", editor, err)
+		// Not wrapped: the editor's exit status would become that of this command.
+		return nil, fmt.Errorf("editor %q: %v", editor, err)
 	}
 	out, err := os.ReadFile(e.file)
 	if err != nil {

@@ -84,8 +84,18 @@ func (s *session) planLive(snap *fleet.Snapshot, now time.Time) (livePlan, error
 	return l, usageIf(s.cli, err, balance.ErrOptions)
 }
 
+// mostGiB is more memory than any fleet moves by one plan.
+const mostGiB = 1e9
+
 // planOptions are the planner's options as the command line gives them.
 func planOptions(c *cli.Context, now time.Time) (balance.Options, error) {
+	if n := c.Int("max-moves"); c.IsSet("max-moves") && n < 1 {
+		return balance.Options{}, cliargs.Usagef(c, "--max-moves %d: want 1 or more", n)
+	}
+	// The comparison is written so that NaN fails too.
+	if n := c.Float64("max-gib"); c.IsSet("max-gib") && !(n > 0 && n <= mostGiB) {
+		return balance.Options{}, cliargs.Usagef(c, "--max-gib %v: want more than 0, and %.0f at most", n, mostGiB)
+	}
 	o := balance.Options{
 		Mode: balance.Mode(c.String("mode")), Objective: balance.Objective(c.String("objective")), Until: c.Float64("until"),
 		MaxMoves: c.Int("max-moves"), MaxBytes: hypervisor.Bytes(c.Float64("max-gib") * float64(hypervisor.GiB)),

@@ -78,7 +78,7 @@ func Of(in Input) Forecast {
 	f := Forecast{
 		Strategy: best.strategy, Converges: best.end != never, Why: best.why,
 		Duration: best.took, Bytes: best.sent + in.Disks, Pause: best.pause, Slowdown: best.slowdown,
-		Beyond: best.beyond(), Confidence: k.confidence(best), Basis: in.Basis, Receipts: len(k.receipts),
+		Beyond: best.beyond(in.Intent), Confidence: k.confidence(best), Basis: in.Basis, Receipts: len(k.receipts),
 		Prior: k.prior(best),
 	}
 	f.Duration += k.speed(in.Bandwidth).Time(in.Disks)
@@ -240,11 +240,13 @@ func (at circumstances) alike(now circumstances) bool {
 		near(at.intent.MaxSlowdown, now.intent.MaxSlowdown)
 }
 
-func (c course) beyond() string {
+func (c course) beyond(in Intent) string {
 	switch {
 	case c.end == postCopy:
 		return "post-copy after the first pass"
-	case c.end == ceiling:
+	case c.end != never && c.pause > max(in.MaxPause, in.Ceiling):
+		return fmt.Sprintf("a pause beyond the %s that may be at most", max(in.MaxPause, in.Ceiling))
+	case c.end == ceiling || c.end == promised && c.pause > in.MaxPause:
 		return "a pause beyond the promise, within the ceiling"
 	case c.end == promised && c.share < 1:
 		return fmt.Sprintf("the guest slowed to %.0f %% for a while", 100*c.share)

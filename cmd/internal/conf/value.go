@@ -126,12 +126,14 @@ func (v rateValue) String() string {
 	return v.p.String()
 }
 
+const mostCount = 1 << 20
+
 type countValue struct{ p *int }
 
 func (v countValue) Set(s string) error {
 	n, err := strconv.Atoi(cmp.Or(s, "0"))
-	if err != nil || n < 0 || n > 1<<20 {
-		return fmt.Errorf("%q: want a whole number such as 128", s)
+	if err != nil || n < 0 || n > mostCount {
+		return fmt.Errorf("%q: want a whole number from 0 to %d, such as 128", s, mostCount)
 	}
 	*v.p = n
 	return nil
