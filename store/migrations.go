@@ -327,6 +327,23 @@ func (s *Store) WatchMigrations(ctx context.Context) <-chan MigrationBatch {
 	return out
 }
 
+// MigrationNews gives a signal when a migration's record has changed, until ctx ends or the store is closed, when
+// the channel is closed. Several changes may be one signal, and one may come without any.
+func (s *Store) MigrationNews(ctx context.Context, id string) <-chan struct{} {
+	out := make(chan struct{}, 1)
+	in := s.kv.Watch(ctx, migrationKey(id))
+	go func() {
+		defer close(out)
+		for range in {
+			select {
+			case out <- struct{}{}:
+			default: // one is waiting already
+			}
+		}
+	}()
+	return out
+}
+
 // GetProgress reads a migration's volatile part; kv.ErrNotFound when it has none at the moment.
 func (s *Store) GetProgress(ctx context.Context, id string) (*precopy.Progress, error) {
 	r, err := Table[progressRecord]{s, progressPrefix, "progress"}.Get(ctx, id)

@@ -202,8 +202,20 @@ func TestWatchMigrationsAndProgress(t *testing.T) {
 		if !b.Reset || len(b.Records) != 1 || b.Records[0].ID != st.ID {
 			t.Errorf("first batch %+v", b)
 		}
+		news, other := s.MigrationNews(ctx, st.ID), s.MigrationNews(ctx, "m7")
+		synctest.Wait()
+		for _, n := range []<-chan struct{}{news, other} {
+			select {
+			case <-n: // how it stands is news too
+			default:
+			}
+		}
 		over, err := s.UpdateMigration(ctx, precopy.ActorCLI, nil, st, step(st, precopy.Aborted))
 		must(t, err)
+		synctest.Wait()
+		if len(news) != 1 || len(other) != 0 {
+			t.Errorf("%d signals of the record that changed, %d of another", len(news), len(other))
+		}
 		b = <-ch
 		if d := cmp.Diff([]precopy.Stored{over}, b.Records); d != "" || b.Reset {
 			t.Errorf("change (-want +got):\n%s", d)
@@ -228,6 +240,10 @@ func TestWatchMigrationsAndProgress(t *testing.T) {
 		must(t, l.Resign(ctx))
 		cancel()
 		for range progress {
+		}
+		for range news {
+		}
+		for range other {
 		}
 		for range ch {
 		}

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// pollFast and pollSlow are how often a wait reads the record: fast at first, when phases follow
-	// each other, then at the pace of the progress.
+	// pollFast and pollSlow are how often a wait reads the record at least, besides when it changes: fast at
+	// first, when phases follow each other, then at the pace of the progress.
 	pollFast  = 100 * time.Millisecond
 	pollSlow  = 500 * time.Millisecond
 	fastPhase = 5 * time.Second
@@ -52,6 +52,9 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 	began := time.Now()
 	away := false
 	var unled time.Time // since when nobody leads
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	news := s.MigrationNews(wctx, m.ID)
 	for {
 		now := time.Now()
 		switch {
@@ -80,6 +83,10 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 		select {
 		case <-ctx.Done():
 			return m, ctx.Err()
+		case _, more := <-news:
+			if !more {
+				news = nil // the reads go on
+			}
 		case <-time.After(pause):
 		}
 		next, err := s.GetMigration(ctx, m.ID)
