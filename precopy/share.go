@@ -127,13 +127,18 @@ func (d *drive) acknowledge() {
 
 // pace measures what was sent over the last second or so.
 type pace struct {
-	at   time.Time
-	sent hypervisor.Bytes
-	last hypervisor.BytesPerSecond
+	at    time.Time
+	sent  hypervisor.Bytes
+	last  hypervisor.BytesPerSecond
+	moved time.Time // when total last grew
+	total hypervisor.Bytes
 }
 
 func (p *pace) note(now time.Time, sent hypervisor.Bytes) {
 	const window = 900 * time.Millisecond
+	if p.moved.IsZero() || sent != p.total {
+		p.moved, p.total = now, sent
+	}
 	switch took := now.Sub(p.at); {
 	case p.at.IsZero() || sent < p.sent:
 		p.at, p.sent = now, sent
@@ -141,4 +146,12 @@ func (p *pace) note(now time.Time, sent hypervisor.Bytes) {
 		p.last = hypervisor.Rate(sent-p.sent, took)
 		p.at, p.sent = now, sent
 	}
+}
+
+// silent is for how long nothing has got through; 0 while that is no longer than a poll or two.
+func (p *pace) silent(now time.Time) time.Duration {
+	if d := now.Sub(p.moved); !p.moved.IsZero() && d >= 3*time.Second {
+		return d
+	}
+	return 0
 }

@@ -35,6 +35,22 @@ func TestShareInForce(t *testing.T) {
 	}
 }
 
+// A stream that the target no longer takes has no end in sight, whatever libvirt gives as its bandwidth.
+func TestPaceOfASilentStream(t *testing.T) {
+	var p pace
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for second, sent := range []hypervisor.Bytes{0, 10, 20, 20, 20, 20, 30} {
+		p.note(at.Add(time.Duration(second)*time.Second), sent)
+		want := time.Duration(0)
+		if second == 5 {
+			want = 3 * time.Second
+		}
+		if got := p.silent(at.Add(time.Duration(second) * time.Second)); got != want {
+			t.Errorf("after %d s: silent for %s, want %s", second, got, want)
+		}
+	}
+}
+
 // A stream begins with its first share, follows what is written while it runs, and says so soon.
 func TestWorkerKeepsToItsShare(t *testing.T) {
 	inWorld(t, setting{domain: sim.DomainConfig{Memory: 512 * hypervisor.MiB}}, func(w *world) {

@@ -2,6 +2,7 @@ package precopy
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"drover/hypervisor"
@@ -254,6 +255,10 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 	}
 	if s.PostcopyBroken || !s.Postcopy && s.Round > 1 && s.DirtyRate >= s.Bandwidth {
 		p.ETA = -1
+	}
+	if silent := d.pace.silent(now); silent > 0 {
+		// What libvirt takes for the present bandwidth is the last that there was.
+		p.ETA, p.Why = -1, fmt.Sprintf("nothing has got through for %d s", silent/time.Second)
 	}
 	if d.bar.Processed > p.Processed {
 		p.Processed = d.bar.Processed

@@ -55,6 +55,10 @@ func runsRound(t *testing.T, control, person *Store) {
 		return nil
 	})
 	must(t, err)
+	over := errors.New("run r1 is over already")
+	if _, err := person.Runs().Update(ctx, nil, "r1", func(*fleet.Run) error { return over }); err != over {
+		t.Errorf("refused by the caller: %v, want that as it is", err)
+	}
 	if err := control.Runs().Remove(ctx, &fence, "r1", next.Revision); !errors.Is(err, ErrConflict) {
 		t.Errorf("removed though it changed: %v, want a conflict", err)
 	}

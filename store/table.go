@@ -112,20 +112,32 @@ func (t Table[T]) Replace(ctx context.Context, fence *Fence, id string, revision
 }
 
 // Update changes a record through f, which is called again with a fresh value after a lost race; its
-// error ends the update. kv.ErrNotFound when there is no record.
+// error ends the update, and is returned as it is. kv.ErrNotFound when there is no record.
 func (t Table[T]) Update(ctx context.Context, fence *Fence, id string, f func(*T) error) (Row[T], error) {
 	return t.change(ctx, fence, t.op("update", id), id, func(p *T, at int64) error {
 		if at == 0 {
 			return kv.ErrNotFound
 		}
-		return f(p)
+		return refused(f(p))
 	}, false)
 }
 
 // Upsert is Update that begins with the zero value when there is no record.
 func (t Table[T]) Upsert(ctx context.Context, fence *Fence, id string, f func(*T) error) (Row[T], error) {
-	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ int64) error { return f(p) }, false)
+	return t.change(ctx, fence, t.op("update", id), id, func(p *T, _ int64) error { return refused(f(p)) }, false)
 }
+
+// refusal is the error of a caller's function. It says all by itself, unlike one of the store.
+type refusal struct{ error }
+
+func refused(err error) error {
+	if err == nil {
+		return nil
+	}
+	return refusal{err}
+}
+
+func (r refusal) Unwrap() error { return r.error }
 
 // edit changes a record; it gets the revision that the record is at, 0 when there is none.
 type edit[T any] func(v *T, at int64) error
@@ -165,6 +177,10 @@ func (t Table[T]) change(ctx context.Context, fence *Fence, op, id string, f edi
 		out, err = t.row(kv.Entry{Key: key, Value: sent, Mod: rev})
 		return true, err
 	})
+	var r refusal
+	if errors.As(err, &r) {
+		err = r.error
+	}
 	return out, err
 }
 

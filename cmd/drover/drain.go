@@ -229,7 +229,13 @@ func askAll(ctx context.Context, s *session, questions []drain.Question) [][]hyp
 func (s *session) showPreview(r fleet.Run) error {
 	return s.answer(r, func() out.Table {
 		t := out.Table{Head: []string{"VM", "FROM", "TO", "AFTER", "FORECAST OR REASON"}, None: "nothing is to be moved"}
+		// What is in the way only for now is no reason to leave the VM out: it is planned all the same.
+		hindered := map[hypervisor.DomainID]string{}
 		for _, b := range r.Blocked {
+			if slices.ContainsFunc(r.Moves, func(m fleet.RunMove) bool { return m.UUID == b.UUID && m.State == fleet.MovePlanned }) {
+				hindered[b.UUID] = "for now: " + blockedText(b)
+				continue
+			}
 			what := "BLOCKED"
 			if isShut(r, b) {
 				what = "SHUT DOWN"
@@ -238,7 +244,8 @@ func (s *session) showPreview(r fleet.Run) error {
 		}
 		for _, m := range r.Moves {
 			if m.State == fleet.MovePlanned {
-				t.Add(m.VM, m.From, m.To, afterText(r, m), fmt.Sprintf("about %s, %s", out.Span(time.Duration(m.Seconds*float64(time.Second))), m.Bytes))
+				text := fmt.Sprintf("about %s, %s", out.Span(time.Duration(m.Seconds*float64(time.Second))), m.Bytes)
+				t.Add(m.VM, m.From, m.To, afterText(r, m), joinNotes(text, hindered[m.UUID]))
 			}
 		}
 		if o := r.Outlook; o != nil && o.Left > 0 {

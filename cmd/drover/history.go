@@ -87,7 +87,7 @@ func listHistory(ctx context.Context, s *session) (any, func() out.Table, error)
 	}
 	return list, func() out.Table {
 		t := out.Table{
-			Head: []string{"FINISHED", "VM", "FROM", "TO", "PHASE", "SECONDS", "SENT", "PAUSE", "BY"},
+			Head: []string{"ID", "FINISHED", "VM", "FROM", "TO", "PHASE", "SECONDS", "SENT", "PAUSE", "BY"},
 			None: "no finished migrations",
 		}
 		for _, m := range list {
@@ -98,7 +98,7 @@ func listHistory(ctx context.Context, s *session) (any, func() out.Table, error)
 			if o := m.Outcome; o != nil {
 				seconds, sent = fmt.Sprintf("%.1f", o.Seconds), o.Bytes.String()
 			}
-			t.Add(finished, m.Domain, m.Source, m.Target, string(m.Phase), seconds, sent, pauseText(m), out.Shorten(m.RequestedBy, 20))
+			t.Add(m.ID, finished, m.Domain, m.Source, m.Target, string(m.Phase), seconds, sent, pauseText(m), out.Shorten(m.RequestedBy, 20))
 		}
 		return t
 	}, nil

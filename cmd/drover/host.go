@@ -229,8 +229,10 @@ func hostTable(v hostView, h *fleet.Host) out.Table {
 	var t out.Table
 	t.Add("Host:", v.Name)
 	t.Add("State:", joinNotes(v.State, v.Note))
-	t.Add("CPU:", cpuOf(v.CPU, v.Capacity.Cores)+" cores")
-	t.Add("Memory:", fmt.Sprintf("%s in use, %s reserved for the host", memoryOf(v.Memory, v.Capacity.Memory), v.Capacity.Reserved))
+	if h.Load != nil { // else nothing is known of it at present
+		t.Add("CPU:", cpuOf(v.CPU, v.Capacity.Cores)+" cores")
+		t.Add("Memory:", fmt.Sprintf("%s in use, %s reserved for the host", memoryOf(v.Memory, v.Capacity.Memory), v.Capacity.Reserved))
+	}
 	if n := v.Capacity.VCPUs; n > 0 {
 		t.Add("vCPUs:", fmt.Sprintf("%d at most", n))
 	}

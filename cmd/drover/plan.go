@@ -90,7 +90,7 @@ func answerPlan(c *cli.Context, f out.Format, p *balance.Problem, plan *balance.
 	}
 	var left []string
 	if n := len(v.Blocked); n > 0 {
-		left = append(left, fmt.Sprintf("%d VMs that were to move can't", n))
+		left = append(left, fmt.Sprintf("%s that had to move can't", plural(n, "VM")))
 	}
 	if u := c.Float64("until"); u > 0 && plan.After.Score > u {
 		left = append(left, fmt.Sprintf("a score of %.5f is the least found, %.5f was asked for", plan.After.Score, u))

@@ -191,7 +191,7 @@ func (v planView) table() out.Table {
 		return t
 	}
 	b, a := v.Before, v.After
-	t.Add("total", fmt.Sprintf("%d moves", len(v.Moves)), "", "", fmt.Sprintf("%.1f GiB", total), fmt.Sprintf("%.0f", v.makespan.Seconds()),
+	t.Add("total", plural(len(v.Moves), "move"), "", "", fmt.Sprintf("%.1f GiB", total), fmt.Sprintf("%.0f", v.makespan.Seconds()),
 		fmt.Sprintf("%s on the wire; busiest CPU %.0f %% -> %.0f %%, memory %.0f %% -> %.0f %%; score %.4f -> %.4f",
 			wire, 100*b.CPUMax, 100*a.CPUMax, 100*b.MemMax, 100*a.MemMax, b.Score, a.Score))
 	return t

@@ -201,7 +201,7 @@ func replayPlan(ctx context.Context, s *session) error {
 		}
 		f, err := policy.Parse(text)
 		if err != nil {
-			return s.refuse(name, err)
+			return s.refuse(name, err, cliargs.ExitUsage)
 		}
 		doc = f.Document
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"drover/cmd/internal/cliargs"
 	"drover/cmd/internal/out"
 	"drover/hypervisor"
 	"drover/scheduler/fleet"
@@ -74,7 +75,7 @@ func applyPolicy(ctx context.Context, s *session) error {
 	}
 	f, err := policy.Parse(text)
 	if err != nil {
-		return s.refuse(name, err)
+		return s.refuse(name, err, cliargs.ExitUsage)
 	}
 	snap, err := s.snapshot(ctx)
 	if err != nil {
@@ -89,7 +90,7 @@ func applyPolicy(ctx context.Context, s *session) error {
 		return fmt.Errorf("%s: %w: begin from the newest (drover policy show -o yaml), or give --revision %d to replace that", name, err, snap.Policy.Revision)
 	}
 	if err != nil {
-		return s.refuse(name, err)
+		return s.refuse(name, err, cliargs.ExitFailed)
 	}
 	if !s.cli.Bool("dry-run") {
 		if p, err = s.apply(ctx, p); err != nil {
@@ -118,7 +119,7 @@ func readInput(stdin io.Reader, name string) ([]byte, error) {
 }
 
 // refuse names each fault on a line of its own.
-func (s *session) refuse(name string, err error) error {
+func (s *session) refuse(name string, err error, exit int) error {
 	var faults policy.Faults
 	if !errors.As(err, &faults) {
 		return fmt.Errorf("%s: %w", name, err)
@@ -126,7 +127,7 @@ func (s *session) refuse(name string, err error) error {
 	for _, f := range faults {
 		s.note("%s: %s", name, f)
 	}
-	return fmt.Errorf("%s has %s: nothing was applied", name, plural(len(faults), "fault"))
+	return cli.Exit(fmt.Sprintf("%s has %s: nothing was applied", name, plural(len(faults), "fault")), exit)
 }
 
 // propose says what the document would change. revision is what the policy must be at; nil for
@@ -200,7 +201,7 @@ func (s *session) answerProposal(p proposal) error {
 	}
 	for i, v := range p.VMs {
 		if i == shown {
-			fmt.Fprintf(w, "and %d more VMs (-o json names all)\n", len(p.VMs)-shown)
+			fmt.Fprintf(w, "and %s more (-o json names all)\n", plural(len(p.VMs)-shown, "VM"))
 			break
 		}
 		fmt.Fprintln(w, "VM", out.Clean(v.String()))

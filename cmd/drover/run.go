@@ -231,7 +231,12 @@ func runTable(r fleet.Run) out.Table {
 		if m.State == fleet.MoveMoved && m.PauseMS > 0 {
 			text += fmt.Sprintf(", pause %d ms", m.PauseMS)
 		}
-		t.Add("Move:", joinNotes(text, m.Reason))
+		why := m.Reason
+		if n := len(m.Tries); n > 0 {
+			text += " after " + plural(n, "attempt") + " that moved nothing"
+			why = cmp.Or(why, m.Tries[n-1].Reason)
+		}
+		t.Add("Move:", joinNotes(text, why))
 	}
 	return t
 }
@@ -348,6 +353,9 @@ func runText(r fleet.Run) string {
 	if len(shutting) > 0 {
 		text += ", asked to shut down: " + out.Shorten(strings.Join(shutting, ", "), 200)
 	}
+	if n := tried(r); n > 0 {
+		text += fmt.Sprintf(", %s that moved nothing (drover run show %s)", plural(n, "attempt"), r.ID)
+	}
 	if len(r.Blocked) > 0 {
 		text += fmt.Sprintf(", %d blocked (drover run show %s)", len(r.Blocked), r.ID)
 	}
@@ -355,6 +363,15 @@ func runText(r fleet.Run) string {
 		text += ", done by " + stamp(r.Outlook.End) + lateText(r)
 	}
 	return joinNotes(text, r.Reason)
+}
+
+// tried is how many attempts moved nothing.
+func tried(r fleet.Run) int {
+	n := 0
+	for _, m := range r.Moves {
+		n += len(m.Tries)
+	}
+	return n
 }
 
 // showOptions says what a person can do about a run that will be late.

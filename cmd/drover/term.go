@@ -169,7 +169,7 @@ func fleetRows(s *fleet.Snapshot) []serve.Row {
 	for _, name := range s.HostNames() {
 		v, figures := viewHost(x, s.Hosts[name]), ""
 		if v.VMs != nil {
-			figures = fmt.Sprintf("%d VMs, CPU %s, memory %s", *v.VMs, cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory))
+			figures = fmt.Sprintf("%s, CPU %s, memory %s", plural(*v.VMs, "VM"), cpuOf(v.CPU, v.Capacity.Cores), memoryOf(v.Memory, v.Capacity.Memory))
 		}
 		rows = append(rows, serve.Row{Name: name, Value: joinNotes(v.State, v.Note, figures)})
 	}

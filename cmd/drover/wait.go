@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	// pollFast and pollSlow are how often a wait reads the record at least, besides when it changes: fast at
-	// first, when phases follow each other, then at the pace of the progress.
-	pollFast  = 100 * time.Millisecond
-	pollSlow  = 500 * time.Millisecond
-	fastPhase = 5 * time.Second
+	// pollFast and pollSlow are how often a wait reads what it waits for: fast for an answer that is due at
+	// once, else at the pace of the progress.
+	pollFast = 100 * time.Millisecond
+	pollSlow = 500 * time.Millisecond
 	// noLeader is how long a request may stand without any leader before it is withdrawn; an election
 	// takes less.
 	noLeader = 2 * time.Second
@@ -46,10 +45,9 @@ func (s *session) follow(ctx context.Context, m precopy.Stored) error {
 	return s.ended(m.Migration)
 }
 
-// until reads the record until stop says so, drawing on bar unless it is nil. It returns the newest
+// until reads the record, whenever it changes and at least at the pace of the progress, until stop says so, drawing on bar unless it is nil. It returns the newest
 // record read, also with an error. While the store is away it waits: the migration goes on without.
 func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy.Migration) bool, bar *out.Progress) (precopy.Stored, error) {
-	began := time.Now()
 	away := false
 	var unled time.Time // since when nobody leads
 	wctx, cancel := context.WithCancel(ctx)
@@ -76,10 +74,6 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 		if bar != nil {
 			bar.Show(now, m.Migration, s.progress(ctx, m))
 		}
-		pause := pollSlow
-		if now.Sub(began) < fastPhase {
-			pause = pollFast
-		}
 		select {
 		case <-ctx.Done():
 			return m, ctx.Err()
@@ -87,7 +81,7 @@ func (s *session) until(ctx context.Context, m precopy.Stored, stop func(precopy
 			if !more {
 				news = nil // the reads go on
 			}
-		case <-time.After(pause):
+		case <-time.After(pollSlow):
 		}
 		next, err := s.GetMigration(ctx, m.ID)
 		switch {

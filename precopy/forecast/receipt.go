@@ -33,6 +33,9 @@ type Receipt struct {
 	Achieved  hypervisor.BytesPerSecond `json:"achieved,omitempty"`
 	// Growth is how the guest at full speed dirties memory. It is known after a second pass only.
 	Growth model.Growth `json:"growth,omitzero"`
+	// PassError is by how much, relative (of logarithms), what a pass left to send was not what the model
+	// made of the passes before it: the median of those that the guest ran through at full speed.
+	PassError float64 `json:"pass_error,omitempty"`
 	// Ratio is the bytes sent for each byte dirtied after the first pass.
 	Ratio float64 `json:"ratio,omitempty"`
 	// Setup is the time before the first byte, Sending what of the pause was to be expected for the sending

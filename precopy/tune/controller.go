@@ -51,6 +51,7 @@ type Controller struct {
 
 	seen   []model.Sample            // of passes at full speed
 	braked []model.Sample            // of passes while slowed as at present, in time of the clock
+	missed []float64                 // by how much the model was off for passes at full speed, relative
 	sizes  []hypervisor.Bytes        // what the latest passes began with
 	drain  hypervisor.BytesPerSecond // dirtied memory sent per second
 	pace   pace
@@ -158,7 +159,7 @@ func (c *Controller) Learned() forecast.Receipt {
 	if c.first == 0 && !c.adopted {
 		r.FirstPass, r.FirstWhole = c.prev.MemProcessed, c.prev.MemNormal
 	}
-	g, _, ok := model.Fit(c.seen, c.prev.MemTotal)
+	g, _, ok := model.Fit(c.passes(), c.prev.MemTotal)
 	if ok {
 		r.Growth = g
 	}
@@ -171,6 +172,9 @@ func (c *Controller) Learned() forecast.Receipt {
 			r.Sending += forecast.Braked
 		}
 		r.Sending = max(r.Sending, 1)
+	}
+	if n := len(c.missed); n > 0 {
+		r.PassError = slices.Sorted(slices.Values(c.missed))[n/2]
 	}
 	if c.resent > 4*hypervisor.MiB {
 		r.Ratio = float64(c.packed) / float64(c.resent)

@@ -259,6 +259,25 @@ func TestPriorThatIsNoLongerTrue(t *testing.T) {
 	})
 }
 
+// TestReceiptScoresTheModel says that a receipt tells how far off the model was: little for a guest that
+// writes evenly, much for one that stops and starts.
+func TestReceiptScoresTheModel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := intent()
+		s.MaxSlowdown = 0 // more passes at full speed
+		even := play(t, matrix[2], mbit400, hypervisor.Strategy{}, own, s)
+		bursts := play(t, matrix[5], mbit400, hypervisor.Strategy{}, own, s)
+		report(t, "even", even)
+		report(t, "bursts", bursts)
+		if e := even.receipt.PassError; e <= 0 || e > 0.1 {
+			t.Errorf("evenly written: off by %.2f, want at most 0.1", e)
+		}
+		if e := bursts.receipt.PassError; e < 2*even.receipt.PassError {
+			t.Errorf("bursts: off by %.2f, evenly written by %.2f", e, even.receipt.PassError)
+		}
+	})
+}
+
 // TestAdopted is of an agent that takes over in the middle: it knows nothing of the passes before, and
 // still brings it to its end.
 func TestAdopted(t *testing.T) {

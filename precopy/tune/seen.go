@@ -116,7 +116,9 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 				c.braked = keep(c.braked, model.Sample{Window: max(sync-c.began, time.Millisecond) / time.Duration(passes), Dirtied: size})
 			}
 		} else {
-			c.see(model.Sample{Window: ran, Dirtied: size})
+			s := model.Sample{Window: ran, Dirtied: size}
+			c.score(s)
+			c.see(s)
 		}
 	}
 	c.sizes = keep(c.sizes, size)
@@ -133,6 +135,35 @@ func (c *Controller) see(s model.Sample) {
 		return
 	}
 	c.seen = keep(c.seen, s)
+}
+
+// score notes by how much a pass is not what those before it, or what was known before, let the model expect;
+// one alone does not say where the set saturates.
+func (c *Controller) score(s model.Sample) {
+	if len(c.evidence()) < 2 || c.quick || len(c.missed) == 64 || c.stops(s) {
+		return
+	}
+	if g, _, ok := c.growth(); ok {
+		c.missed = append(c.missed, math.Abs(math.Log(float64(max(g.Dirtied(s.Window), 1))/float64(max(s.Dirtied, 1)))))
+	}
+}
+
+// stops reports whether what a pass left fits into the limit: then it was no whole pass, if QEMU has stopped the
+// guest for it before all of the one before was sent.
+func (c *Controller) stops(s model.Sample) bool {
+	return s.Dirtied <= hypervisor.Bytes(float64(c.speed())*c.limit.Seconds())
+}
+
+// passes are the samples seen, without those at the end that may be of no whole pass if there are others.
+func (c *Controller) passes() []model.Sample {
+	n := len(c.seen)
+	for n > 0 && c.stops(c.seen[n-1]) {
+		n--
+	}
+	if n == 0 {
+		return c.seen
+	}
+	return c.seen[:n]
 }
 
 // unpacked is the dirtied memory that each byte on the link stands for, as far as that is known.

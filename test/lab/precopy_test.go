@@ -247,6 +247,9 @@ func note(r *runs.Run, rec precopy.Migration) {
 	if o := rec.Outcome; o != nil {
 		r.Strategy, r.MiB, r.Rounds, r.Throttle = o.Strategy, int64(o.Bytes>>20), o.Rounds, o.ThrottleMaxPercent
 		r.RecordedSeconds, r.RecordedPause = o.Seconds, o.PauseMS
+		if o.Receipt != nil {
+			r.PassError = o.Receipt.PassError
+		}
 	}
 	if f := rec.Forecast; f != nil && r.Own() {
 		r.Forecast = &runs.Forecast{Seconds: f.Seconds, PauseMS: f.PauseMS, Strategy: f.Strategy, Confidence: string(f.Confidence)}

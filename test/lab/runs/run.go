@@ -57,6 +57,8 @@ type Run struct {
 	RecordedSeconds float64   `json:"recorded_seconds,omitempty"`
 	RecordedPause   int64     `json:"recorded_pause_ms,omitempty"`
 	Forecast        *Forecast `json:"forecast,omitempty"`
+	// PassError is the receipt's: the median relative error of the model for passes at full speed.
+	PassError float64 `json:"pass_error,omitempty"`
 
 	// What else the machine did: the share of its CPU time that was free for work of normal priority, what
 	// such work outside of the lab took, and what the machine below kept for itself.

@@ -148,7 +148,7 @@ func Judge(all []Run) []Line {
 	return slices.Concat(
 		[]Line{promises(cs), refusals(cs), pauses(cs), idlePause(cs), ceilings(all)},
 		times(cs),
-		[]Line{lostWork(cs), halfClass(cs), forecastTimes(cs), forecastPauses(cs), integrity(all)},
+		[]Line{lostWork(cs), halfClass(cs), forecastTimes(cs), forecastPauses(cs), modelError(all), integrity(all)},
 	)
 }
 
@@ -319,6 +319,22 @@ func nineOfTen(what string, cs []*cell, comes func(Run) bool) Line {
 		for _, r := range Select(g, func(r Run) bool { return !comes(r) }) {
 			l.Failed = append(l.Failed, fmt.Sprintf("%s: for %.1f s and %d ms it took %.1f s and %d ms", r.Cell(), r.Forecast.Seconds, r.Forecast.PauseMS, r.RecordedSeconds, r.RecordedPause))
 		}
+	}
+	return l
+}
+
+// modelError publishes how far off the model is on real guests; nothing is held against it but what comes
+// of it, which is in the lines before.
+func modelError(all []Run) Line {
+	g := Select(all, func(r Run) bool { return r.Own() && r.PassError > 0 })
+	l := Line{What: "what a pass leaves, foreseen from the passes before it (runs)", Of: len(g)}
+	if len(g) > 0 {
+		errors := make([]float64, 0, len(g))
+		for _, r := range g {
+			errors = append(errors, 100*r.PassError)
+		}
+		slices.Sort(errors)
+		l.Note = fmt.Sprintf("off by %.0f %% in the median, by %.0f %% at most in nine of ten", errors[len(errors)/2], errors[(len(errors)-1)*9/10])
 	}
 	return l
 }
