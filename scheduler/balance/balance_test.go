@@ -293,7 +293,7 @@ func TestNearTheBest(t *testing.T) {
 			}
 			fits := true
 			for h := range s.hosts {
-				fits = fits && s.mem[h] <= s.hosts[h].memMax && s.cpu[h] <= s.hosts[h].cpuMax
+				fits = fits && s.loads[h].mem <= s.hosts[h].memMax && s.loads[h].cpu <= s.hosts[h].cpuMax
 			}
 			if fits {
 				s.resum() // what moves leave in the sums counts, where hosts are nearly even

@@ -21,39 +21,64 @@ const (
 	unknownSpread = 0.3
 )
 
-// item is what moves as one: a domain, or a required affinity group that is together.
+// item is what moves as one: a domain, or a required affinity group that is together. It fills one cache line:
+// the search reads items at random, and waits for little else.
 type item struct {
-	vms       []int32
-	home      int32
 	mem       float64 // MiB
 	cpu, vari float64 // cores, cores squared
 	vcpus     float64
 	net       float64 // bytes/s
 	price     float64 // in units of the objective's price
-	gib       float64
-	moves     int
-	groups    []membership
-	avoid     []int32
-	movable   bool
+	rules     *rules  // nil: none
+	home      int32
+	moves     int32 // domains
 }
+
+// rules are the groups that an item is in, and the hosts that it avoids.
+type rules struct {
+	groups []membership
+	avoid  []int32
+}
+
+// groups are the item's.
+func (x *item) groups() []membership {
+	if x.rules == nil {
+		return nil
+	}
+	return x.rules.groups
+}
+
+// avoids: the item may not go to the host.
+func (x *item) avoids(h int32) bool { return x.rules != nil && slices.Contains(x.rules.avoid, h) }
+
+// ruled are the item's rules, to be added to.
+func (x *item) ruled() *rules {
+	if x.rules == nil {
+		x.rules = &rules{}
+	}
+	return x.rules
+}
+
+// gib is its memory.
+func (x *item) gib() float64 { return x.mem * (mib / gib) }
 
 // membership is an item's part in a rule: so many of its domains.
 type membership struct{ group, n int32 }
 
-// host is one host's constants.
+// host is one host's constants, those first that the search needs most.
 type host struct {
-	memCap    float64 // MiB that domains may have
 	memMax    float64 // MiB up to which domains may come
-	perMem    float64 // 1 / all memory, MiB
-	perCap    float64 // 1 / memCap
-	perCPU    float64 // 1 / cores
-	cores     float64
-	perNet    float64 // 1 / link, bytes/s
 	cpuMax    float64 // cores up to which domains may come
 	vcpuMax   float64 // vCPUs up to which domains may come
-	vcpuNow   float64 // vCPUs at the start, up to which its own may come back
+	perMem    float64 // 1 / all memory, MiB
+	perCPU    float64 // 1 / cores
+	perCap    float64 // 1 / memCap
+	cores     float64
 	takes     bool    // domains may come
 	counts    bool    // its evenness is of interest: not draining
+	perNet    float64 // 1 / link, bytes/s
+	vcpuNow   float64 // vCPUs at the start, up to which its own may come back
+	memCap    float64 // MiB that domains may have
 	heldMem   float64 // by domains that are leaving, MiB
 	heldVCPUs float64 // by them
 }
@@ -75,7 +100,10 @@ const (
 type compiled struct {
 	p        *Problem
 	o        Options
+	scored   bool // by the Score
 	items    []item
+	vms      [][]int32 // by item
+	mobile   []bool    // by item: it may move at all
 	hosts    []host
 	groups   []group
 	prices   []Price // by VM, to a link as fast as its host's
@@ -90,7 +118,7 @@ type compiled struct {
 }
 
 func compile(p *Problem, o Options) *compiled {
-	c := &compiled{p: p, o: o, prices: make([]Price, len(p.VMs)), itemOf: make([]int32, len(p.VMs))}
+	c := &compiled{p: p, o: o, scored: o.Objective == Score, prices: make([]Price, len(p.VMs)), itemOf: make([]int32, len(p.VMs))}
 	for i := range p.VMs {
 		v := &p.VMs[i]
 		if v.Price != nil {
@@ -159,7 +187,7 @@ func (c *compiled) compileHosts() {
 		x := &c.hosts[i]
 		x.memMax = x.memCap
 		limit := cpuLimit
-		if c.o.Objective == Contention {
+		if !c.scored {
 			limit = max(limit, overall)
 		}
 		if c.o.Mode == Consolidate {
@@ -212,33 +240,34 @@ func (c *compiled) compileItems() {
 		if !ok {
 			k = int32(len(c.items))
 			index[root] = k
-			c.items = append(c.items, item{home: int32(v.at()), movable: true})
+			c.items = append(c.items, item{home: int32(v.at())})
+			c.vms, c.mobile = append(c.vms, nil), append(c.mobile, true)
 		}
 		c.itemOf[i] = k
-		c.items[k].add(c, i)
+		c.add(k, i)
 	}
 }
 
 // add puts a VM into the item.
-func (x *item) add(c *compiled, i int) {
-	v := &c.p.VMs[i]
-	x.vms = append(x.vms, int32(i))
+func (c *compiled) add(k int32, i int) {
+	x, v := &c.items[k], &c.p.VMs[i]
+	c.vms[k] = append(c.vms[k], int32(i))
 	x.mem += float64(v.Memory) / mib
 	x.cpu += float64(v.Mean.CPU)
 	x.vcpus += float64(v.VCPUs)
 	x.vari += variance(float64(v.Mean.CPU), float64(v.Peak.CPU))
 	x.net += float64(max(v.Mean.Net, 0))
-	x.gib += float64(v.Memory) / gib
 	x.moves++
 	for _, h := range v.Avoid {
-		x.avoid = append(x.avoid, int32(h))
+		r := x.ruled()
+		r.avoid = append(r.avoid, int32(h))
 	}
-	if c.o.Objective == Score {
+	if c.scored {
 		x.price += (wireShare*float64(c.prices[i].Bytes)+(1-wireShare)*float64(v.Memory))/gib + c.o.Weights.MoveGiB
 	} else {
 		x.price += c.prices[i].coreSeconds(v.Mean)
 	}
-	x.movable = x.movable && c.stays(i) == ""
+	c.mobile[k] = c.mobile[k] && c.stays(i) == ""
 }
 
 // variance of a load from its mean and 95th percentile.
@@ -285,8 +314,8 @@ func (c *compiled) compileGroups() {
 		}
 		c.groups = append(c.groups, group{name: g.Name, apart: g.Apart, rank: rank, members: int32(len(g.VMs))})
 		for _, i := range slices.Sorted(maps.Keys(members)) {
-			x := &c.items[i]
-			x.groups = append(x.groups, membership{k, members[i]})
+			r := c.items[i].ruled()
+			r.groups = append(r.groups, membership{k, members[i]})
 		}
 	}
 }
@@ -295,7 +324,7 @@ func (c *compiled) compileGroups() {
 func (c *compiled) setScale() {
 	sum, n, most := 0.0, 0.0, 0.0
 	for i := range c.items {
-		if c.items[i].movable {
+		if c.mobile[i] {
 			sum += c.items[i].price
 			n++
 			most = max(most, c.items[i].price)
@@ -304,7 +333,7 @@ func (c *compiled) setScale() {
 	c.meanItem = max(sum/max(n, 1), 1e-9)
 	c.breach = [2]float64{preferredMoves * c.meanItem, 1000 * max(most, 1e-9)}
 	c.scale = c.o.Horizon.Seconds()
-	if c.o.Objective == Score {
+	if c.scored {
 		c.scale = c.o.Weights.ScoreGiB
 	}
 }

@@ -20,7 +20,7 @@ func consolidated(p *Problem, o Options) (*Problem, map[int]bool) {
 	for h := range p.Hosts {
 		ok := c.hosts[h].counts && len(s.on[h]) > 0 && c.hosts[h].heldMem == 0
 		for _, i := range s.on[h] {
-			ok = ok && c.items[i].movable
+			ok = ok && c.mobile[i]
 			cost[h] += c.items[i].price
 		}
 		if ok {

@@ -36,12 +36,12 @@ func (x *search) explain(plan *Plan) {
 
 // block adds the item's VMs to the plan's blocked ones.
 func (x *search) block(plan *Plan, i int32, asked bool) {
-	for _, v := range x.items[i].vms {
+	for _, v := range x.vms[i] {
 		b := Blocked{VM: int(v), Why: x.stays(int(v)), Asked: asked}
 		if gave, ok := x.gaveUp[i]; ok {
 			b.Why, b.Detail = gave.why, gave.detail
 		}
-		if b.Why == "" && !x.items[i].movable {
+		if b.Why == "" && !x.mobile[i] {
 			b.Why = Together
 		}
 		if b.Why == "" {
@@ -81,13 +81,13 @@ func (x *search) wanting(i, t int32, why Why) string {
 	it, h := &x.items[i], &x.hosts[t]
 	switch why {
 	case NoMemory:
-		return fmt.Sprintf("has %s to give, %s is needed", hypervisor.Bytes(max(0, h.memMax-x.mem[t])*mib), hypervisor.Bytes(it.mem*mib))
+		return fmt.Sprintf("has %s to give, %s is needed", hypervisor.Bytes(max(0, h.memMax-x.loads[t].mem)*mib), hypervisor.Bytes(it.mem*mib))
 	case NoCPU:
-		return fmt.Sprintf("would have a load of %.1f, its limit is %.1f", x.cpu[t]+it.cpu, h.cpuMax)
+		return fmt.Sprintf("would have a load of %.1f, its limit is %.1f", x.loads[t].cpu+it.cpu, h.cpuMax)
 	case NoVCPUs:
-		return fmt.Sprintf("would have %.0f vCPUs, its limit is %.0f", x.vcpus[t]+it.vcpus, h.vcpuMax)
+		return fmt.Sprintf("would have %.0f vCPUs, its limit is %.0f", x.loads[t].vcpus+it.vcpus, h.vcpuMax)
 	case AntiAffinity:
-		for _, g := range it.groups {
+		for _, g := range it.groups() {
 			if r := &x.groups[g.group]; r.apart && r.rank == required && x.count[x.cell(g, t)] > 0 {
 				return "has another VM of group " + r.name
 			}

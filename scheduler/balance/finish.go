@@ -35,7 +35,7 @@ func (x *search) finish(plan *Plan, emptied map[int]bool) error {
 		first[k] = len(plan.Moves)
 		var after []int
 		for _, a := range s.after {
-			for n := range x.items[steps[a].item].vms {
+			for n := range x.vms[steps[a].item] {
 				after = append(after, first[a]+n)
 			}
 		}
@@ -46,7 +46,7 @@ func (x *search) finish(plan *Plan, emptied map[int]bool) error {
 		if cause == ToMend {
 			rule = x.mends(s.item)
 		}
-		for _, v := range x.items[s.item].vms {
+		for _, v := range x.vms[s.item] {
 			plan.Moves = append(plan.Moves, Move{
 				VM: int(v), From: int(s.from), To: int(s.to), Wave: s.wave, After: after,
 				Price: x.prices[v], Cause: cause, Rule: rule, Gain: gain, Cost: x.items[s.item].price,
@@ -80,7 +80,7 @@ func (x *search) cause(i int32, emptied map[int]bool) Cause {
 
 // mends names a required rule that would be broken more with the item at home.
 func (x *search) mends(i int32) string {
-	for _, g := range x.items[i].groups {
+	for _, g := range x.items[i].groups() {
 		r := &x.groups[g.group]
 		c := x.cell(g, x.at[i])
 		x.count[c] -= g.n
@@ -132,7 +132,7 @@ func (x *search) exceeds(t timetable) bool {
 	moves, size := 0.0, 0.0
 	for _, s := range t.steps {
 		it := &x.items[s.item]
-		moves, size = moves+float64(it.moves), size+it.gib
+		moves, size = moves+float64(it.moves), size+it.gib()
 	}
 	return x.o.MaxTime > 0 && t.makespan > x.o.MaxTime ||
 		x.maxMoves.limit > 0 && moves > x.maxMoves.limit || x.maxGiB.limit > 0 && size > x.maxGiB.limit+slack
@@ -142,7 +142,7 @@ func (x *search) exceeds(t timetable) bool {
 func (x *search) within(items []int32) []int32 {
 	moves, size := 0.0, 0.0
 	return slices.DeleteFunc(items, func(i int32) bool {
-		m, g := moves+float64(x.items[i].moves), size+x.items[i].gib
+		m, g := moves+float64(x.items[i].moves), size+x.items[i].gib()
 		if x.maxMoves.limit > 0 && m > x.maxMoves.limit || x.maxGiB.limit > 0 && g > x.maxGiB.limit+slack {
 			x.giveUp([]int32{i}, Bounded, "")
 			return true
@@ -160,7 +160,7 @@ func (x *search) ordered(items []int32, evaluations int) (order.Result, error) {
 		p := &x.p.Hosts[h]
 		rate := hypervisor.BytesPerSecond(float64(p.Link) * linkShare)
 		in.Hosts[h] = order.Host{
-			Name: p.Name, FreeMemory: hypervisor.Bytes((x.hosts[h].memMax - start.mem[h]) * mib),
+			Name: p.Name, FreeMemory: hypervisor.Bytes((x.hosts[h].memMax - start.loads[h].mem) * mib),
 			In: rate, Out: rate, Staging: x.hosts[h].takes,
 		}
 	}
@@ -172,14 +172,14 @@ func (x *search) ordered(items []int32, evaluations int) (order.Result, error) {
 		byName[name] = i
 		it := &x.items[i]
 		m := order.Move{VM: name, From: x.p.Hosts[it.home].Name, To: x.p.Hosts[x.at[i]].Name, Memory: hypervisor.Bytes(it.mem * mib)}
-		for _, v := range it.vms {
+		for _, v := range x.vms[i] {
 			m.Bytes += x.prices[v].Bytes
 		}
 		in.Moves = append(in.Moves, m)
 	}
 	in.Apart = x.apart(moving)
 	res, err := order.Schedule(in, order.Options{Evaluations: evaluations, MayStage: func(vm, host string) bool {
-		return !slices.Contains(x.items[byName[vm]].avoid, x.hostOf[host])
+		return !x.items[byName[vm]].avoids(x.hostOf[host])
 	}})
 	if err != nil {
 		return res, fmt.Errorf("order of the moves: %w", err)
@@ -189,7 +189,7 @@ func (x *search) ordered(items []int32, evaluations int) (order.Result, error) {
 
 // nameOf is a name of the item that no other has.
 func (x *search) nameOf(i int32) string {
-	v := &x.p.VMs[x.items[i].vms[0]]
+	v := &x.p.VMs[x.vms[i][0]]
 	return x.p.Hosts[v.Host].Name + "/" + v.Name
 }
 
@@ -198,7 +198,7 @@ func (x *search) apart(moving map[int32]bool) []order.Group {
 	members := make([]order.Group, len(x.groups))
 	touched := make([]bool, len(x.groups))
 	for i := range x.items {
-		for _, m := range x.items[i].groups {
+		for _, m := range x.items[i].groups() {
 			if g := &x.groups[m.group]; !g.apart || g.rank != required {
 				continue
 			}

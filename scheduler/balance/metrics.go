@@ -12,12 +12,12 @@ func (s *state) metrics() Metrics {
 		if !x.counts {
 			continue
 		}
-		free, cpu, mem := (x.memCap-s.mem[h])*x.perMem, s.cpu[h]*x.perCPU, s.mem[h]/max(x.memCap, 1)
+		free, cpu, mem := (x.memCap-s.loads[h].mem)*x.perMem, s.loads[h].cpu*x.perCPU, s.loads[h].mem/max(x.memCap, 1)
 		f1, f2 = f1+free, f2+free*free
 		c1, c2 = c1+cpu, c2+cpu*cpu
 		u1, u2 = u1+mem, u2+mem*mem
 		m.CPUMax, m.MemMax = max(m.CPUMax, cpu), max(m.MemMax, mem)
-		m.Contention += s.contend(int32(h), s.cpu[h], s.vari[h], s.net[h])
+		m.Contention += s.contend(int32(h), s.loads[h].cpu, s.loads[h].vari, s.loads[h].net)
 	}
 	m.CPUStd, m.MemStd = deviation(c1, c2, s.onHosts), deviation(u1, u2, s.onHosts)
 	m.Score = deviation(f1, f2, s.onHosts) + m.CPUStd

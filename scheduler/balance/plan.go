@@ -145,7 +145,7 @@ func find(s *state) *search {
 func (s *state) movable() []int32 {
 	var out []int32
 	for i := range s.items {
-		if s.items[i].movable {
+		if s.mobile[i] {
 			out = append(out, int32(i))
 		}
 	}
@@ -158,7 +158,7 @@ func (s *state) mustMove() []int32 {
 	var out []int32
 	for i := range s.items {
 		x := &s.items[i]
-		if x.movable && (!s.hosts[x.home].counts || s.o.Mode != Drain && s.breaks(int32(i))) {
+		if s.mobile[i] && (!s.hosts[x.home].counts || s.o.Mode != Drain && s.breaks(int32(i))) {
 			out = append(out, int32(i))
 		}
 	}
@@ -168,7 +168,7 @@ func (s *state) mustMove() []int32 {
 
 // breaks: the item has a part in a breach of a required rule.
 func (s *state) breaks(i int32) bool {
-	for _, g := range s.items[i].groups {
+	for _, g := range s.items[i].groups() {
 		r := &s.groups[g.group]
 		if r.rank != required {
 			continue

@@ -209,9 +209,10 @@ func (x *search) steepness() float64 {
 // cool anneals from the temperature, in mean prices, to the coldest.
 func (x *search) cool(budget int, from float64) {
 	current, temperature := 0.0, 0.0
-	every := max(budget/adjustments, 1)
+	every, next := max(budget/adjustments, 1), 0
 	for k := range budget {
-		if k%every == 0 {
+		if k == next {
+			next += every
 			done := float64(k) / float64(budget)
 			x.resum()
 			x.until.follow(x.badness(&x.totals), done, followStep)
@@ -282,7 +283,7 @@ func (x *search) swap(current, allowed float64) float64 {
 // trade lets two items change places.
 func (x *search) trade(i, j int32, current, allowed float64) float64 {
 	a, b := &x.items[i], &x.items[j]
-	if len(a.groups) > 0 && len(b.groups) > 0 && x.share(i, j) {
+	if a.rules != nil && b.rules != nil && x.share(i, j) {
 		return x.both(i, x.at[j], j, x.at[i], current, allowed)
 	}
 	if x.at[i] == x.at[j] || !x.may[i] || !x.may[j] {
@@ -369,13 +370,13 @@ func (x *search) both(i, ti, j, tj int32, current, allowed float64) float64 {
 func (x *search) still(i int32) bool {
 	s, h := x.state, x.at[i]
 	c := &s.hosts[h]
-	if s.mem[h] > c.memMax+slack || s.cpu[h] > c.cpuMax+slack || s.crowds(i, h, s.vcpus[h]) {
+	if s.loads[h].mem > c.memMax+slack || s.loads[h].cpu > c.cpuMax+slack || s.crowds(i, h, s.loads[h].vcpus) {
 		return false
 	}
 	if s.bars(i, h) != "" {
 		return false
 	}
-	for _, g := range s.items[i].groups {
+	for _, g := range s.items[i].groups() {
 		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, h)] > g.n && h != s.items[i].home {
 			return false
 		}
@@ -406,7 +407,7 @@ func (x *search) restore() {
 // than where it is.
 func (x *search) settle(items []int32) {
 	for _, i := range items {
-		if !x.items[i].movable {
+		if !x.mobile[i] {
 			continue
 		}
 		best, at := x.value(&x.totals), int32(-1)

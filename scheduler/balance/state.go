@@ -1,9 +1,6 @@
 package balance
 
-import (
-	"math"
-	"slices"
-)
+import "math"
 
 // totals are what a placement comes to.
 type totals struct {
@@ -25,30 +22,33 @@ type state struct {
 	moved []int32   // items that are not at home
 	mpos  []int32   // by item: where in moved, or -1
 
-	mem, cpu, vari, net []float64 // by host
-	vcpus               []float64 // by host
-	free, load, cost    []float64 // by host: its part in the totals
-	full                []float64 // by host: how loaded it is
-	count               []int32   // by group and host: members there
+	loads []loads   // by host
+	full  []float64 // by host: how loaded it is
+	count []int32   // by group and host: members there
+}
+
+// loads are what a host's items come to, and its part in the totals. They fill one cache line.
+type loads struct {
+	mem, cpu, vcpus, vari, net float64
+	free, load                 float64 // Score
+	cost                       float64 // Contention
 }
 
 func newState(c *compiled) *state {
 	n, m := len(c.hosts), len(c.items)
 	s := &state{
 		compiled: c, at: make([]int32, m), on: make([][]int32, n), pos: make([]int32, m), mpos: make([]int32, m),
-		mem: make([]float64, n), cpu: make([]float64, n), vari: make([]float64, n), net: make([]float64, n),
-		vcpus: make([]float64, n), free: make([]float64, n), load: make([]float64, n), cost: make([]float64, n), full: make([]float64, n),
-		count: make([]int32, len(c.groups)*n),
+		loads: make([]loads, n), full: make([]float64, n), count: make([]int32, len(c.groups)*n),
 	}
 	for h := range c.hosts {
-		s.mem[h], s.vcpus[h] = c.hosts[h].heldMem, c.hosts[h].heldVCPUs
+		s.loads[h].mem, s.loads[h].vcpus = c.hosts[h].heldMem, c.hosts[h].heldVCPUs
 	}
 	for i := range c.items {
 		x := &c.items[i]
 		s.mpos[i] = -1
 		s.arrive(int32(i), x.home)
 		if !c.hosts[x.home].counts {
-			s.stranded += x.moves
+			s.stranded += int(x.moves)
 		}
 	}
 	// A rule about several hosts costs from the second on; joining has counted the first.
@@ -67,12 +67,9 @@ func (s *state) arrive(i, h int32) {
 	s.at[i] = h
 	s.pos[i] = int32(len(s.on[h]))
 	s.on[h] = append(s.on[h], i)
-	s.mem[h] += x.mem
-	s.cpu[h] += x.cpu
-	s.vcpus[h] += x.vcpus
-	s.vari[h] += x.vari
-	s.net[h] += x.net
-	for _, g := range x.groups {
+	l := &s.loads[h]
+	l.mem, l.cpu, l.vcpus, l.vari, l.net = l.mem+x.mem, l.cpu+x.cpu, l.vcpus+x.vcpus, l.vari+x.vari, l.net+x.net
+	for _, g := range x.groups() {
 		s.broken[s.groups[g.group].rank] += s.joining(g, h)
 		s.count[s.cell(g, h)] += g.n
 	}
@@ -84,12 +81,9 @@ func (s *state) leave(i int32) {
 	last := list[len(list)-1]
 	list[s.pos[i]], s.pos[last] = last, s.pos[i]
 	s.on[h] = list[:len(list)-1]
-	s.mem[h] -= x.mem
-	s.cpu[h] -= x.cpu
-	s.vcpus[h] -= x.vcpus
-	s.vari[h] -= x.vari
-	s.net[h] -= x.net
-	for _, g := range x.groups {
+	l := &s.loads[h]
+	l.mem, l.cpu, l.vcpus, l.vari, l.net = l.mem-x.mem, l.cpu-x.cpu, l.vcpus-x.vcpus, l.vari-x.vari, l.net-x.net
+	for _, g := range x.groups() {
 		s.count[s.cell(g, h)] -= g.n
 		s.broken[s.groups[g.group].rank] -= s.joining(g, h)
 	}
@@ -118,20 +112,20 @@ func (s *state) move(i, t int32) {
 	s.arrive(i, t)
 	x := &s.items[i]
 	if !s.hosts[from].counts {
-		s.stranded -= x.moves
+		s.stranded -= int(x.moves)
 	}
 	if !s.hosts[t].counts {
-		s.stranded += x.moves
+		s.stranded += int(x.moves)
 	}
 	s.refresh(from)
 	s.refresh(t)
 	switch x.home {
 	case from:
-		s.price, s.gib, s.moves = s.price+x.price, s.gib+x.gib, s.moves+x.moves
+		s.price, s.gib, s.moves = s.price+x.price, s.gib+x.gib(), s.moves+int(x.moves)
 		s.mpos[i] = int32(len(s.moved))
 		s.moved = append(s.moved, i)
 	case t:
-		s.price, s.gib, s.moves = s.price-x.price, s.gib-x.gib, s.moves-x.moves
+		s.price, s.gib, s.moves = s.price-x.price, s.gib-x.gib(), s.moves-int(x.moves)
 		last := s.moved[len(s.moved)-1]
 		s.moved[s.mpos[i]], s.mpos[last] = last, s.mpos[i]
 		s.moved = s.moved[:len(s.moved)-1]
@@ -141,38 +135,37 @@ func (s *state) move(i, t int32) {
 
 // refresh brings a host's part in the totals up to date.
 func (s *state) refresh(h int32) {
-	x := &s.hosts[h]
-	s.full[h] = s.cpu[h]*x.perCPU + s.mem[h]*x.perMem
+	x, l := &s.hosts[h], &s.loads[h]
+	s.full[h] = l.cpu*x.perCPU + l.mem*x.perMem
 	if !x.counts {
 		return
 	}
-	if s.o.Objective == Score {
-		f, l := (x.memCap-s.mem[h])*x.perMem, s.cpu[h]*x.perCPU
-		s.f1 += f - s.free[h]
-		s.f2 += f*f - s.free[h]*s.free[h]
-		s.l1 += l - s.load[h]
-		s.l2 += l*l - s.load[h]*s.load[h]
-		s.free[h], s.load[h] = f, l
+	if s.scored {
+		free, load := (x.memCap-l.mem)*x.perMem, l.cpu*x.perCPU
+		s.f1 += free - l.free
+		s.f2 += free*free - l.free*l.free
+		s.l1 += load - l.load
+		s.l2 += load*load - l.load*l.load
+		l.free, l.load = free, load
 		return
 	}
-	c := s.hostCost(h, s.cpu[h], s.vari[h], s.mem[h], s.net[h])
-	s.contention += c - s.cost[h]
-	s.cost[h] = c
+	c := s.hostCost(h, l.cpu, l.vari, l.mem, l.net)
+	s.contention += c - l.cost
+	l.cost = c
 }
 
 // resum takes the sums anew, so that rounding does not add up.
 func (s *state) resum() {
 	s.f1, s.f2, s.l1, s.l2, s.contention = 0, 0, 0, 0, 0
-	clear(s.free)
-	clear(s.load)
-	clear(s.cost)
 	for h := range s.hosts {
+		l := &s.loads[h]
+		l.free, l.load, l.cost = 0, 0, 0
 		s.refresh(int32(h))
 	}
 	s.price, s.gib = 0, 0
 	for _, i := range s.moved {
 		s.price += s.items[i].price
-		s.gib += s.items[i].gib
+		s.gib += s.items[i].gib()
 	}
 }
 
@@ -181,41 +174,41 @@ type change struct{ mem, cpu, vari, net, vcpus float64 }
 
 // shifted takes the change of a host's loads into account.
 func (s *state) shifted(n *totals, h int32, d change) {
-	x := &s.hosts[h]
+	x, l := &s.hosts[h], &s.loads[h]
 	if !x.counts {
 		return
 	}
-	if s.o.Objective == Contention {
-		n.contention += s.hostCost(h, s.cpu[h]+d.cpu, s.vari[h]+d.vari, s.mem[h]+d.mem, s.net[h]+d.net) - s.cost[h]
+	if !s.scored {
+		n.contention += s.hostCost(h, l.cpu+d.cpu, l.vari+d.vari, l.mem+d.mem, l.net+d.net) - l.cost
 		return
 	}
 	df, dl := -d.mem*x.perMem, d.cpu*x.perCPU
 	n.f1 += df
-	n.f2 += df * (2*s.free[h] + df)
+	n.f2 += df * (2*l.free + df)
 	n.l1 += dl
-	n.l2 += dl * (2*s.load[h] + dl)
+	n.l2 += dl * (2*l.load + dl)
 }
 
 // travelled takes into account that an item goes from where it is to t, apart from loads.
 func (s *state) travelled(n *totals, i, t int32) {
 	x, from := &s.items[i], s.at[i]
-	for _, g := range x.groups {
+	for _, g := range x.groups() {
 		c := s.cell(g, from)
 		s.count[c] -= g.n
 		n.broken[s.groups[g.group].rank] += s.joining(g, t) - s.joining(g, from)
 		s.count[c] += g.n
 	}
 	if !s.hosts[from].counts {
-		n.stranded -= x.moves
+		n.stranded -= int(x.moves)
 	}
 	if !s.hosts[t].counts {
-		n.stranded += x.moves
+		n.stranded += int(x.moves)
 	}
 	switch x.home {
 	case from:
-		n.price, n.gib, n.moves = n.price+x.price, n.gib+x.gib, n.moves+x.moves
+		n.price, n.gib, n.moves = n.price+x.price, n.gib+x.gib(), n.moves+int(x.moves)
 	case t:
-		n.price, n.gib, n.moves = n.price-x.price, n.gib-x.gib, n.moves-x.moves
+		n.price, n.gib, n.moves = n.price-x.price, n.gib-x.gib(), n.moves-int(x.moves)
 	}
 }
 
@@ -233,7 +226,7 @@ func (s *state) traded(i, j int32) (totals, bool) {
 	n, x, y := s.totals, &s.items[i], &s.items[j]
 	a, b := s.at[i], s.at[j]
 	d := change{y.mem - x.mem, y.cpu - x.cpu, y.vari - x.vari, y.net - x.net, y.vcpus - x.vcpus}
-	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu}) || s.crowds(j, a, s.vcpus[a]+d.vcpus) || s.crowds(i, b, s.vcpus[b]-d.vcpus) ||
+	if !s.bears(a, d) || !s.bears(b, change{mem: -d.mem, cpu: -d.cpu}) || s.crowds(j, a, s.loads[a].vcpus+d.vcpus) || s.crowds(i, b, s.loads[b].vcpus-d.vcpus) ||
 		s.bars(j, a) != "" || s.bars(i, b) != "" || s.meets(j, a) || s.meets(i, b) {
 		return n, false
 	}
@@ -247,7 +240,7 @@ func (s *state) traded(i, j int32) (totals, bool) {
 // bears: the host has the room for the change.
 func (s *state) bears(h int32, d change) bool {
 	x := &s.hosts[h]
-	return (d.mem <= 0 || s.mem[h]+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.cpu[h]+d.cpu <= x.cpuMax+slack)
+	return (d.mem <= 0 || s.loads[h].mem+d.mem <= x.memMax+slack) && (d.cpu <= 0 || s.loads[h].cpu+d.cpu <= x.cpuMax+slack)
 }
 
 // crowds: so many vCPUs with the item's are more than the host may have. A host that has more at the start takes its
@@ -266,13 +259,13 @@ func (s *state) fits(i, t int32) bool { return s.refuses(i, t) == "" }
 // refuses says why the host can't have the item; "" when it can. An item's home takes it back if it has the room.
 func (s *state) refuses(i, t int32) Why {
 	x, h := &s.items[i], &s.hosts[t]
-	if s.mem[t]+x.mem > h.memMax+slack {
+	if s.loads[t].mem+x.mem > h.memMax+slack {
 		return NoMemory
 	}
-	if s.cpu[t]+x.cpu > h.cpuMax+slack && x.cpu > 0 {
+	if s.loads[t].cpu+x.cpu > h.cpuMax+slack && x.cpu > 0 {
 		return NoCPU
 	}
-	if s.crowds(i, t, s.vcpus[t]+x.vcpus) {
+	if s.crowds(i, t, s.loads[t].vcpus+x.vcpus) {
 		return NoVCPUs
 	}
 	if why := s.bars(i, t); why != "" {
@@ -290,7 +283,7 @@ func (s *state) meets(i, t int32) bool {
 	if t == x.home {
 		return false
 	}
-	for _, g := range x.groups {
+	for _, g := range x.groups() {
 		if r := &s.groups[g.group]; r.apart && r.rank == required && s.count[s.cell(g, t)] > 0 {
 			return true
 		}
@@ -301,7 +294,7 @@ func (s *state) meets(i, t int32) bool {
 // worsens: the move would break one of the item's required rules more than it is.
 func (s *state) worsens(i, t int32) bool {
 	from := s.at[i]
-	for _, g := range s.items[i].groups {
+	for _, g := range s.items[i].groups() {
 		if s.groups[g.group].rank != required {
 			continue
 		}
@@ -318,8 +311,8 @@ func (s *state) worsens(i, t int32) bool {
 
 // share: two items are in one group.
 func (s *state) share(i, j int32) bool {
-	for _, g := range s.items[i].groups {
-		for _, h := range s.items[j].groups {
+	for _, g := range s.items[i].groups() {
+		for _, h := range s.items[j].groups() {
 			if g.group == h.group {
 				return true
 			}
@@ -336,7 +329,7 @@ func (s *state) bars(i, t int32) Why {
 		return ""
 	case !s.hosts[t].takes:
 		return Closed
-	case slices.Contains(x.avoid, t):
+	case x.avoids(t):
 		return Avoided
 	}
 	return ""
@@ -347,7 +340,7 @@ const slack = 1e-9
 
 // badness is what the objective makes small, in its own unit: a Score, or core-seconds per second.
 func (s *state) badness(t *totals) float64 {
-	if s.o.Objective == Contention {
+	if !s.scored {
 		return t.contention
 	}
 	return deviation(t.f1, t.f2, s.onHosts) + deviation(t.l1, t.l2, s.onHosts)

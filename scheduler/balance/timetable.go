@@ -137,8 +137,8 @@ func (x *search) wait(steps []step) bool {
 	start := newState(x.compiled)
 	cpu, vcpus := make(supply, len(x.hosts)), make(supply, len(x.hosts))
 	for h := range x.hosts {
-		cpu[h] = []freed{{-1, x.hosts[h].cpuMax - start.cpu[h]}}
-		vcpus[h] = []freed{{-1, x.hosts[h].vcpuMax - start.vcpus[h]}}
+		cpu[h] = []freed{{-1, x.hosts[h].cpuMax - start.loads[h].cpu}}
+		vcpus[h] = []freed{{-1, x.hosts[h].vcpuMax - start.loads[h].vcpus}}
 	}
 	last := make(map[int32]int) // by group: the last step of a member
 	any := false
@@ -149,7 +149,7 @@ func (x *search) wait(steps []step) bool {
 		s.after = append(append(s.after, cpu.take(s.to, it.cpu)...), vcpus.take(s.to, it.vcpus)...)
 		cpu.leave(s.from, k, it.cpu)
 		vcpus.leave(s.from, k, it.vcpus)
-		for _, g := range it.groups {
+		for _, g := range it.groups() {
 			if r := &x.groups[g.group]; r.apart || r.rank != required {
 				continue
 			}
@@ -203,7 +203,7 @@ func (x *search) oneByOne(items []int32) timetable {
 	var t timetable
 	for _, i := range items {
 		to, took := x.at[i], time.Duration(0)
-		for _, v := range x.items[i].vms {
+		for _, v := range x.vms[i] {
 			took += x.prices[v].Duration
 		}
 		switch {
