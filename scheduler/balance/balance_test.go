@@ -77,7 +77,7 @@ func drawOptions(t *rapid.T, p *Problem) Options {
 
 // replay carries a plan out on plain maps, with nothing of the planner's own, and fails at the first
 // prefix that breaks something.
-func replay(t *rapid.T, p *Problem, o Options, plan *Plan) []int {
+func replay(t rapid.TB, p *Problem, o Options, plan *Plan) []int {
 	at := make([]int, len(p.VMs))
 	mem := make([]hypervisor.Bytes, len(p.Hosts))
 	cpu := make([]float64, len(p.Hosts))
@@ -252,7 +252,7 @@ func TestSumsAreKept(t *testing.T) {
 	})
 }
 
-func same(t *rapid.T, what string, want, got totals) {
+func same(t rapid.TB, what string, want, got totals) {
 	for name, d := range map[string]float64{
 		"f1": want.f1 - got.f1, "f2": want.f2 - got.f2, "l1": want.l1 - got.l1, "l2": want.l2 - got.l2,
 		"contention": want.contention - got.contention, "price": want.price - got.price, "gib": want.gib - got.gib,

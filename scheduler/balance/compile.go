@@ -16,7 +16,7 @@ const (
 	// preferredMoves is how many moves it is worth to mend a preferred rule.
 	preferredMoves = 3
 	// wireShare of a move's price in GiB is what it sends, the rest its memory.
-	wireShare = 0.3
+	wireShare = 0.1
 	// unknownSpread is the standard deviation over the mean of a load whose peak is not known.
 	unknownSpread = 0.3
 )

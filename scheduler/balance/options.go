@@ -63,8 +63,8 @@ type Weights struct {
 	// Even is what a host's distance from the fleet's mean costs: core-seconds per second, per core and
 	// squared distance, for CPU and again for memory.
 	Even float64
-	// MoveGiB is how many GiB a move costs besides its memory, by default less in a small fleet where their number
-	// is bounded and so has a price already; ScoreGiB is how many a Score of 1 is worth.
+	// MoveGiB is how many GiB a move costs besides its memory, by default less where their number is bounded;
+	// ScoreGiB is how many a Score of 1 is worth.
 	MoveGiB, ScoreGiB float64
 }
 
@@ -79,17 +79,21 @@ const (
 	cpuLimit        = 1.0 // of a host's cores, that no move may exceed
 )
 
-// On fleets of up to smallFleet VMs a search whose moves are bounded finds plans of fewer GiB when a move itself
-// costs less; on larger ones it then spends its budget on moves beyond the bound.
+// Where moves are bounded they have a price already, and a search finds plans of fewer GiB when a move itself costs
+// less. On fleets of more than smallFleet VMs it then spends its budget on moves beyond the bound.
 const (
-	smallFleet     = 1500
-	boundedMoveGiB = 12
+	smallFleet      = 1500
+	boundedMoveGiB  = 12
+	boundedLargeGiB = 20
 )
 
 // suited are the options for a fleet of that many VMs.
 func (o Options) suited(vms int) Options {
-	if o.Weights.MoveGiB == 0 && o.Until > 0 && o.MaxMoves > 0 && vms <= smallFleet {
+	if o.Weights.MoveGiB == 0 && o.Until > 0 && o.MaxMoves > 0 {
 		o.Weights.MoveGiB = boundedMoveGiB
+		if vms > smallFleet {
+			o.Weights.MoveGiB = boundedLargeGiB
+		}
 	}
 	return o
 }

@@ -80,10 +80,10 @@ type Metrics struct {
 	HostsUsed   int     `json:"hosts_used"`
 }
 
-// evaluationsFor is the default budget: some thousand for each item that may move, but no more than takes a
-// quarter of a second, or, on large fleets, some hundred each and two seconds.
+// evaluationsFor is the default budget: some thousand for each item that may move, but no more than takes half a
+// second of CPU, or, on large fleets, some hundred each and two seconds.
 func evaluationsFor(items int) int {
-	return max(min(5000*items, 2_000_000), min(350*items, 7_000_000))
+	return max(min(5000*items, 3_500_000), min(450*items, 9_000_000))
 }
 
 // Make finds a plan. The same problem and options give the same plan. Errors wrap ErrProblem or ErrOptions.

@@ -3,8 +3,10 @@ package balance
 import "math"
 
 const (
-	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one.
-	hottest, coldest = 0.15, 0.01
+	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one. With so
+	// many changes for each item it has the time to start where more is accepted.
+	hottest, coldest   = 0.15, 0.01
+	hotter, hotChanges = 0.3, 3000
 	// It starts hotter where there is more to gain than that: at this share of what each item has a part in.
 	hotShare = 0.05
 	// With fewer items than that each is much of the whole: it starts at the price of one, or at all its share.
@@ -20,8 +22,6 @@ const (
 	// A weight that is followed changes by a factor of e in this part of the adjustments, less if the bound is
 	// off by less than that share.
 	followStep, followed = 0.005, 0.05
-	// aimBelow is how many times too much moves and bytes are taken for, so that they end below their bounds.
-	aimBelow = 1.025
 	// adjustments of the temperature and of the bounds' weights, in the course of a search.
 	adjustments = 1000
 	// Below a bound its weight is earned back, at first in full, so that the search passes freely from one
@@ -103,6 +103,10 @@ type search struct {
 	rng         random
 	movers      []int32 // items that may move
 	may         []bool  // by item: it is one of these
+	few         bool    // they are less than half of all
+	mine        []int32 // hosts that the search changes
+	owner       []int32 // by host: which part of a crew changes it
+	part        int32   // this one
 	until       bound
 	maxMoves    bound
 	maxGiB      bound
@@ -116,6 +120,10 @@ func newSearch(s *state, movers []int32) *search {
 	o := &s.o
 	x := &search{state: s, rng: random(o.Seed + 1), bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}}
 	x.allow(movers)
+	x.owner = make([]int32, len(s.hosts))
+	for h := range s.hosts {
+		x.mine = append(x.mine, int32(h))
+	}
 	x.until = bound{limit: o.Until, weight: firstUntil * s.meanItem, first: firstUntil * s.meanItem}
 	x.maxMoves = bound{limit: float64(o.MaxMoves), weight: s.meanItem, first: s.meanItem}
 	x.maxGiB = bound{limit: float64(o.MaxBytes) / gib, weight: s.meanItem / 8, first: s.meanItem / 8}
@@ -124,7 +132,7 @@ func newSearch(s *state, movers []int32) *search {
 
 // allow says which items may move.
 func (x *search) allow(movers []int32) {
-	x.movers, x.may = movers, make([]bool, len(x.items))
+	x.movers, x.may, x.few = movers, make([]bool, len(x.items)), len(movers) < len(x.items)/2
 	for _, i := range movers {
 		x.may[i] = true
 	}
@@ -165,8 +173,11 @@ func (x *search) anneal(budget int) {
 	}
 	x.note()
 	from, share := float64(hottest), float64(hotShare)
-	if len(x.movers) < fewItems {
+	switch {
+	case len(x.movers) < fewItems:
 		from, share = 1, 1
+	case budget/len(x.movers) >= hotChanges:
+		from = hotter
 	}
 	if x.until.limit == 0 {
 		from = max(from, share*x.scale*x.badness(&x.totals)/float64(len(x.movers))/x.meanItem)
@@ -208,29 +219,38 @@ func (x *search) steepness() float64 {
 
 // cool anneals from the temperature, in mean prices, to the coldest.
 func (x *search) cool(budget int, from float64) {
-	current, temperature := 0.0, 0.0
-	every, next := max(budget/adjustments, 1), 0
-	for k := range budget {
-		if k == next {
-			next += every
-			done := float64(k) / float64(budget)
-			x.resum()
-			x.until.follow(x.badness(&x.totals), done, followStep)
-			x.maxMoves.follow(float64(x.moves)*aimBelow, done, 2*followStep)
-			x.maxGiB.follow(x.gib*aimBelow, done, 2*followStep)
-			current = x.value(&x.totals)
-			temperature = x.meanItem * from * math.Pow(coldest/from, done)
-			x.note()
+	every := max(budget/adjustments, 1)
+	crew := x.crew(every)
+	for k := 0; k < budget; k += every {
+		done := float64(k) / float64(budget)
+		x.resum()
+		x.until.follow(x.badness(&x.totals), done, followStep)
+		x.maxMoves.follow(float64(x.moves), done, 2*followStep)
+		x.maxGiB.follow(x.gib, done, 2*followStep)
+		temperature := x.meanItem * from * math.Pow(coldest/from, done)
+		x.note()
+		if crew != nil {
+			crew.run(every, temperature)
+			continue
 		}
-		v := x.step(current, temperature*x.rng.exponential())
-		if v != current && k > budget/2 && x.excess(&x.totals) == 0 && (x.bestValue[0] > 0 || x.cost(&x.totals) < x.bestValue[1]) {
-			x.note()
-		}
-		current = v
+		x.run(min(every, budget-k), temperature, budget/2-k)
 	}
 	x.evaluations += budget
 	x.resum()
 	x.note()
+}
+
+// run tries so many changes at a temperature. From the given one on it remembers the placement whenever that is
+// better than any before and keeps the bounds.
+func (x *search) run(changes int, temperature float64, noting int) {
+	current := x.value(&x.totals)
+	for k := range changes {
+		v := x.step(current, temperature*x.rng.exponential())
+		if v != current && k > noting && x.excess(&x.totals) == 0 && (x.bestValue[0] > 0 || x.cost(&x.totals) < x.bestValue[1]) {
+			x.note()
+		}
+		current = v
+	}
 }
 
 // step tries one change, takes it if it costs less than allowed, and returns the value then.
@@ -244,8 +264,10 @@ func (x *search) step(current, allowed float64) float64 {
 	case kind < 8:
 		return x.relocate(x.someMoved(), x.target(), current, allowed)
 	case kind < 9:
-		i := x.someMoved()
-		return x.relocate(i, x.items[i].home, current, allowed)
+		if i := x.someReturn(); i >= 0 {
+			return x.relocate(i, x.items[i].home, current, allowed)
+		}
+		return current
 	case kind < 14:
 		return x.replace(kind == 9, current, allowed)
 	default:
@@ -255,7 +277,10 @@ func (x *search) step(current, allowed float64) float64 {
 
 // replace takes a move back and lets another domain go instead: one of the same host, or, if anyone, of any.
 func (x *search) replace(anyone bool, current, allowed float64) float64 {
-	i := x.someMoved()
+	i := x.someReturn()
+	if i < 0 {
+		return current
+	}
 	home, t := x.items[i].home, x.at[i]
 	if anyone {
 		j := x.pick()
@@ -305,14 +330,33 @@ func (x *search) trade(i, j int32, current, allowed float64) float64 {
 
 func (x *search) someMoved() int32 { return x.moved[x.rng.below(len(x.moved))] }
 
+// owns: the search may change the host.
+func (x *search) owns(h int32) bool { return x.owner[h] == x.part }
+
+// host returns any of the hosts that the search changes.
+func (x *search) host() int32 { return x.mine[x.rng.below(len(x.mine))] }
+
+// someReturn returns an item that has moved and whose home the search may change too; -1 if it hit on none.
+func (x *search) someReturn() int32 {
+	for range 4 {
+		if i := x.someMoved(); x.owns(x.items[i].home) {
+			return i
+		}
+	}
+	return -1
+}
+
 // pick returns an item that may move, mostly of the fullest of three hosts; -1 if it hit on none.
 func (x *search) pick() int32 {
-	if len(x.movers) < len(x.items)/2 || x.rng.below(8) == 0 {
+	if x.few || x.rng.below(8) == 0 {
+		if len(x.movers) == 0 {
+			return -1
+		}
 		return x.movers[x.rng.below(len(x.movers))]
 	}
-	h := int32(x.rng.below(len(x.hosts)))
+	h := x.host()
 	for range 2 {
-		if q := int32(x.rng.below(len(x.hosts))); x.full[q] > x.full[h] {
+		if q := x.host(); x.full[q] > x.full[h] {
 			h = q
 		}
 	}
@@ -324,9 +368,9 @@ func (x *search) pick() int32 {
 
 // target returns the emptiest of three hosts.
 func (x *search) target() int32 {
-	h := int32(x.rng.below(len(x.hosts)))
+	h := x.host()
 	for range 2 {
-		if q := int32(x.rng.below(len(x.hosts))); x.full[q] < x.full[h] {
+		if q := x.host(); x.full[q] < x.full[h] {
 			h = q
 		}
 	}

@@ -171,7 +171,7 @@ func (m *matrix) add(t *testing.T, more []runs.Run) {
 // drover's own policy as often as its receipts matter.
 func (m *matrix) measure(t *testing.T, w workload, r runs.Run) []runs.Run {
 	t.Helper()
-	guest := fmt.Sprintf("b-%s-%s-%s-%d", w.name, r.Rate, r.Policy, r.Number)
+	guest := fmt.Sprintf("b-%s-%s-%s-%d", w.name, strings.TrimSuffix(r.Rate, "bit"), r.Policy, r.Number) // at most 31 characters
 	m.Do(t, append([]string{"guest", "start", guest, "--host", "kvm1"}, w.flags...)...)
 	defer m.Do(t, "guest", "stop", guest)
 	if !r.Own() {
