@@ -105,11 +105,12 @@ func TestLateAnswers(t *testing.T) {
 					}
 					rec := w.awaitFinal(time.Minute)
 					w.report(w.problems(autostart))
-					want := map[bool]string{true: "cancelled", false: "order-expired"}[cancelled]
+					want := []string{map[bool]string{true: "cancelled", false: "order-expired"}[cancelled]}
 					if at == 3 && !cancelled {
-						want = "rolled-back" // the store had the step, so both hosts were looked at
+						// The store had the step: the leader may have had both hosts looked at before this agent came to it.
+						want = append(want, "rolled-back")
 					}
-					if rec.ReasonCode != want || w.migrated() != 0 {
+					if !slices.Contains(want, rec.ReasonCode) || w.migrated() != 0 {
 						w.t.Errorf("answer %d lost: ended %s %q after %d calls, want %q after none", at, rec.Phase, rec.ReasonCode, w.migrated(), want)
 					}
 				})

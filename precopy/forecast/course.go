@@ -18,10 +18,13 @@ const (
 	// LeastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the end: what
 	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
 	LeastShare = 0.15
+	// Scatter is the relative error from which passes are taken not to follow one growth: such a guest has dips.
+	Scatter = 0.2
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
-	// migration's time that may be lost, where the guest would converge without being slowed.
+	// migration's time that may be lost, where the guest would converge without being slowed. Guests with dips
+	// are not slowed then.
 	Worth = 2.5
-	Spare = 0.05
+	Spare = 0.25
 
 	judged = 2 // passes after the first that it watches before it pays
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
@@ -106,7 +109,7 @@ func (k *known) play(c candidate, at circumstances) course {
 				break
 			}
 		}
-		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
+		if s, share, ok := slowed(at, slow); ok && k.scatter <= Scatter && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
 			lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
 			return landSlowed(s, share)
 		}

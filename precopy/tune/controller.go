@@ -24,8 +24,6 @@ const (
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt   = 0.15
 	samples = 6 // passes that the growth is fitted to
-	// scatter is the relative error from which passes are taken not to follow one growth.
-	scatter = 0.2
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -278,7 +276,7 @@ func (c *Controller) judge(r Reading) Decision {
 		c.stuck = max(r.Elapsed, 1)
 	}
 	c.raise(promise)
-	periodic := spread > scatter || c.varied()
+	periodic := spread > forecast.Scatter || c.varied()
 	if periodic && r.Elapsed-c.stuck < patience || len(c.evidence()) < 2 && shrinks {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
 	}
@@ -342,7 +340,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
 	}
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	if p, ok := c.slowed(g); ok && !c.held() {
+	if p, ok := c.slowed(g); ok && !c.held() && c.start.Prior.Scatter <= forecast.Scatter {
 		total := r.Elapsed + p.Duration
 		saved := easy.Duration - p.Duration
 		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(total) {

@@ -210,7 +210,7 @@ func (c *Controller) evidence() []model.Sample {
 		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
 	}
 	both = append(both, c.seen...)
-	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > scatter && len(c.seen) > 0 {
+	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > forecast.Scatter && len(c.seen) > 0 {
 		return c.seen
 	}
 	return both
