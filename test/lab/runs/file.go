@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 )
 
@@ -43,6 +44,9 @@ func Save(path string, all []Run) error {
 		b.Write(line)
 	}
 	b.WriteString("\n]\n")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
 	if err := os.WriteFile(path+".new", b.Bytes(), 0o644); err != nil {
 		return err
 	}

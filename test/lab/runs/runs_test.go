@@ -28,7 +28,7 @@ func of(cell, policy string, number, receipts int, seconds, pause float64) runs.
 }
 
 func TestFilesKeepEverything(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "runs.json")
+	path := filepath.Join(t.TempDir(), "not", "there", "runs.json")
 	if all, err := runs.Load(path); err != nil || all != nil {
 		t.Fatalf("no file: %v, %v", all, err)
 	}
