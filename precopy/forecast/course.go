@@ -21,9 +21,8 @@ const (
 	// Scatter is the relative error from which passes are taken not to follow one growth: such a guest has dips.
 	Scatter = 0.2
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
-	// migration's time that may be lost, where the guest would converge without being slowed. Guests with dips
-	// are not slowed then.
-	Worth = 2.5
+	// migration's time that may be lost, where the guest would converge without being slowed.
+	Worth = 2
 	Spare = 0.25
 
 	judged = 2 // passes after the first that it watches before it pays
@@ -109,7 +108,7 @@ func (k *known) play(c candidate, at circumstances) course {
 				break
 			}
 		}
-		if s, share, ok := slowed(at, slow); ok && k.scatter <= Scatter && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
+		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
 			lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
 			return landSlowed(s, share)
 		}

@@ -256,7 +256,7 @@ func (c course) beyond(in Intent) string {
 
 // prior is what the controller is told. Of a domain that nothing is known of that is nothing.
 func (k *known) prior(c course) Prior {
-	p := Prior{Receipts: len(k.receipts), Scatter: k.scatter}
+	p := Prior{Receipts: len(k.receipts)}
 	if c.first < 1 {
 		p.First = c.first
 	}

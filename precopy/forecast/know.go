@@ -62,7 +62,6 @@ type known struct {
 
 	setup, switchover time.Duration
 	share             float64                   // of the cap that is carried
-	scatter           float64                   // by how much passes did not follow the growth
 	bound             hypervisor.BytesPerSecond // of one plain stream; 0 if the cap binds
 }
 
@@ -87,7 +86,6 @@ func know(in Input) *known {
 	k.share = medianOf(k.receipts, capShare, func(r Receipt) (float64, bool) {
 		return min(carried(r), 1), carried(r) >= boundBelow
 	})
-	k.scatter = medianOf(k.receipts, 0, func(r Receipt) (float64, bool) { return r.PassError, r.PassError > 0 })
 	k.bound = medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) {
 		return r.Achieved, r.Strategy == plain && r.Achieved > 0 && carried(r) < boundBelow
 	})

@@ -133,8 +133,6 @@ func (p Profile) Learn(receipts ...Receipt) (Profile, bool) {
 // Prior is what the convergence controller is told of the domain at the start.
 type Prior struct {
 	Growth model.Growth `json:"growth,omitzero"`
-	// Scatter is by how much passes did not follow it, relative.
-	Scatter float64 `json:"scatter,omitempty"`
 	// Ratio is the bytes sent for each byte dirtied, by the strategy chosen.
 	Ratio float64 `json:"ratio,omitempty"`
 	// Limit and LeastShare are what the last completed migration ended with.

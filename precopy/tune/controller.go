@@ -20,7 +20,7 @@ const (
 	// for it, where they differ from each other: periodic load has dips.
 	patience = 6 * time.Second
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
-	reserve = 0.85
+	reserve = 0.93
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt   = 0.15
 	samples = 6 // passes that the growth is fitted to
@@ -157,7 +157,7 @@ func (c *Controller) Learned() forecast.Receipt {
 	if c.first == 0 && !c.adopted {
 		r.FirstPass, r.FirstWhole = c.prev.MemProcessed, c.prev.MemNormal
 	}
-	g, _, ok := model.Fit(c.passes(), c.prev.MemTotal)
+	g, _, ok := model.Fit(c.with(c.passes()), c.prev.MemTotal)
 	if ok {
 		r.Growth = g
 	}
@@ -340,7 +340,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
 	}
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	if p, ok := c.slowed(g); ok && !c.held() && c.start.Prior.Scatter <= forecast.Scatter {
+	if p, ok := c.slowed(g); ok && !c.held() {
 		total := r.Elapsed + p.Duration
 		saved := easy.Duration - p.Duration
 		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(total) {

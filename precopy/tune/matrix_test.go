@@ -222,7 +222,7 @@ func TestSlowdownIsPostponed(t *testing.T) {
 }
 
 // cost weighs what the migration takes and what the guest loses.
-func cost(e ended) time.Duration { return e.took + 5*e.lost }
+func cost(e ended) time.Duration { return e.took + forecast.Worth*e.lost }
 
 // TestPriorSparesTime says that a guest known from before costs no more than one never seen.
 func TestPriorSparesTime(t *testing.T) {
@@ -231,7 +231,7 @@ func TestPriorSparesTime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				first := play(t, w, mbit400, hypervisor.Strategy{}, own, intent())
 				s := intent()
-				s.Prior = forecast.Prior{Growth: first.receipt.Growth, Limit: first.receipt.Limit, LeastShare: first.receipt.LeastShare, Scatter: first.receipt.PassError, Receipts: 2}
+				s.Prior = forecast.Prior{Growth: first.receipt.Growth, Limit: first.receipt.Limit, LeastShare: first.receipt.LeastShare, Receipts: 2}
 				again := play(t, w, mbit400, hypervisor.Strategy{}, own, s)
 				report(t, "first", first)
 				report(t, "again", again)

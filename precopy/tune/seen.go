@@ -200,18 +200,21 @@ func (c *Controller) growth() (model.Growth, float64, bool) {
 
 // evidence is what was seen, and before that what was known before while that is little and nothing that was
 // seen contradicts it: a guest may do something else by now.
-func (c *Controller) evidence() []model.Sample {
+func (c *Controller) evidence() []model.Sample { return c.with(c.seen) }
+
+// with are the passes seen, and what was known before as long as these are few and agree with it.
+func (c *Controller) with(seen []model.Sample) []model.Sample {
 	p := c.start.Prior.Growth
-	if p.Rate <= 0 || len(c.seen) >= 3 {
-		return c.seen
+	if p.Rate <= 0 || len(seen) >= 3 {
+		return seen
 	}
 	both := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
 	if c.start.Prior.Receipts > 0 {
 		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
 	}
-	both = append(both, c.seen...)
-	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > forecast.Scatter && len(c.seen) > 0 {
-		return c.seen
+	both = append(both, seen...)
+	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > forecast.Scatter && len(seen) > 0 {
+		return seen
 	}
 	return both
 }
