@@ -21,8 +21,12 @@ const (
 	patience = 6 * time.Second
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.93
+	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
+	lastPart = 0.9
 	// doubt is the relative error that is thought possible before a guest is given up.
-	doubt   = 0.15
+	doubt = 0.15
+	// settle is how long a higher limit is given before it is raised further for a slowed guest.
+	settle  = 500 * time.Millisecond
 	samples = 6 // passes that the growth is fitted to
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
@@ -71,6 +75,7 @@ type Controller struct {
 	blind          bool          // nothing is known of how the present pass began
 	hoped          bool          // slowing was tried on a hopeful guess
 	landing        int           // the pass in which the guest was slowed; 0 when it is not
+	raised         time.Duration // Elapsed when the limit was last raised for a slowed guest
 	highest        hypervisor.BytesPerSecond
 	present        Decision
 
@@ -445,17 +450,32 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
-	if r.Round-c.landing < 4 || p.Converges && c.shrinking() {
+	ceiling := c.sending(c.start.Ceiling)
+	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
+	// What the guest has lost is lost for nothing once it has to run on at full speed.
+	last := float64(c.lost) > lastPart*c.start.MaxSlowdown*float64(r.Elapsed) && need <= ceiling
+	comes := p.Converges && c.shrinking()
+	switch {
+	case last && !(comes && c.affordable(r, p, 1)):
+	case comes || r.Round-c.landing < 4:
 		return c.slowing(p)
-	}
-	if c.share > deepest {
+	case c.share > deepest:
 		c.brake(r, deepest)
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
-	ceiling := c.sending(c.start.Ceiling)
-	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
-	if need <= ceiling && r.Round-c.landing < 12 {
-		c.raise(need)
+	settled := r.Elapsed-c.raised >= settle
+	if c.pause >= need-need/10 {
+		// It is allowed already, but passes this short are seen in part only: it may take more than it seems.
+		need = c.pause
+		if settled {
+			need = min(c.pause*3/2, ceiling)
+		}
+	}
+	if need <= ceiling && (need > c.pause || !settled) {
+		if need > c.pause {
+			c.raised = r.Elapsed
+			c.raise(need)
+		}
 		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 	}
 	return c.giveUp(r)

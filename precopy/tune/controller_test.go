@@ -7,6 +7,7 @@ import (
 
 	"drover/hypervisor"
 	"drover/precopy/forecast"
+	"drover/precopy/model"
 	"drover/precopy/tune"
 
 	"pgregory.net/rapid"
@@ -157,4 +158,42 @@ func TestSlowedPassThatTakesLong(t *testing.T) {
 	if lost := float64(at-slowedAt) * 0.9; c.Share() < 1 || lost > 0.45*float64(at) {
 		t.Errorf("slowed at %s, at %s still %.2f", slowedAt, at, c.Share())
 	}
+}
+
+// TestSlowedGuestThatStillLeavesALittle is of a guest that uses up its quota at once whenever it may run: however
+// slow it is, short passes leave as much, a little more than the first limits take. That is no reason to give up.
+func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {
+	const speed, least = 21 * mib, 3 * mib / 2
+	c := tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: 75 * time.Second,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{Receipts: 2, Growth: model.Growth{Set: 100 * mib, Rate: 40 * hypervisor.BytesPerSecond(mib)}},
+	})
+	r := tune.Reading{Least: 0.28, JobStats: hypervisor.JobStats{MemTotal: 384 * mib, MemRemaining: 250 * mib, Round: 1, Bandwidth: mbit200}}
+	size := r.MemRemaining // of the present pass
+	for r.Elapsed < 40*time.Second {
+		r.Elapsed += 100 * time.Millisecond
+		r.Share = c.Share()
+		r.MemProcessed += speed / 10
+		for left := hypervisor.Bytes(speed / 10); ; {
+			if left < r.MemRemaining {
+				r.MemRemaining -= left
+				break
+			}
+			left -= r.MemRemaining
+			next := 90 * mib
+			if r.Share < 1 {
+				next = max(size*2/5, least)
+			}
+			size, r.MemRemaining, r.Round = next, next, r.Round+1
+		}
+		d := c.Step(r)
+		if d.Action == tune.Abort {
+			t.Fatalf("given up after %s in pass %d, the limit at %s: %s", r.Elapsed, r.Round, c.Limit(), d.Text)
+		}
+		if c.Limit().Seconds()*float64(speed) >= float64(least) {
+			return // QEMU switches over
+		}
+	}
+	t.Errorf("not over, the limit at %s", c.Limit())
 }
