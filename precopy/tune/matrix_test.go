@@ -259,6 +259,25 @@ func TestPriorThatIsNoLongerTrue(t *testing.T) {
 	})
 }
 
+// TestSweepOverASlowLink is of a guest whose every pass meets all of its working set, so that no pass says how fast
+// it writes. Its dirty rate was sampled before: that it can be slowed to what the link takes is known from there.
+func TestSweepOverASlowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := intent()
+		s.Budget, s.MaxSlowdown = 120*time.Second, 0.2 // it has to wait for its turn to be slowed
+		s.Prior.Growth = model.Growth{Set: 640 * mib, Rate: 36 * hypervisor.BytesPerSecond(mib)}
+		w := workload{"sweep", 640 * mib, 290 * mib, sim.Pattern{Kind: sim.Sweep, Rate: 9_000, WorkingSet: 256 * mib}}
+		e := play(t, w, mbit200, hypervisor.Strategy{}, own, s)
+		report(t, "sweep", e)
+		if !e.done || e.took > 85*time.Second || e.lost.Seconds() > s.MaxSlowdown*e.took.Seconds() {
+			t.Errorf("done %v in %s, lost %s", e.done, e.took, e.lost)
+		}
+		if g := e.receipt.Growth; g.Rate > 50*hypervisor.BytesPerSecond(mib) {
+			t.Errorf("learned %+v, it writes at 35 MiB/s", g)
+		}
+	})
+}
+
 // TestReceiptScoresTheModel says that a receipt tells how far off the model was: little for a guest that
 // writes evenly, much for one that stops and starts.
 func TestReceiptScoresTheModel(t *testing.T) {

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -202,10 +203,11 @@ func (c *Controller) growth() (model.Growth, float64, bool) {
 // seen contradicts it: a guest may do something else by now.
 func (c *Controller) evidence() []model.Sample { return c.with(c.seen) }
 
-// with are the passes seen, and what was known before as long as these are few and agree with it.
+// with are the passes seen, and what was known before as long as these are few, or so long that each met all of
+// the working set and none says how fast it fills, and agree with it.
 func (c *Controller) with(seen []model.Sample) []model.Sample {
 	p := c.start.Prior.Growth
-	if p.Rate <= 0 || len(seen) >= 3 {
+	if p.Rate <= 0 || len(seen) >= 3 && !saturated(seen) {
 		return seen
 	}
 	both := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
@@ -217,6 +219,13 @@ func (c *Controller) with(seen []model.Sample) []model.Sample {
 		return seen
 	}
 	return both
+}
+
+// saturated reports whether all passes left about as much, however long they were.
+func saturated(seen []model.Sample) bool {
+	by := func(a, b model.Sample) int { return cmp.Compare(a.Dirtied, b.Dirtied) }
+	least, most := slices.MinFunc(seen, by).Dirtied, slices.MaxFunc(seen, by).Dirtied
+	return float64(most) <= 1.25*float64(least)
 }
 
 // shrinking reports whether the last passes each began with less than the one before them.
