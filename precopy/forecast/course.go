@@ -22,7 +22,7 @@ const (
 	Scatter = 0.2
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
 	// migration's time that may be lost, where the guest would converge without being slowed.
-	Worth = 2
+	Worth = 2.5
 	Spare = 0.25
 
 	judged = 2 // passes after the first that it watches before it pays

@@ -21,6 +21,8 @@ const (
 	patience = 6 * time.Second
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.93
+	// unsure is the part of the time that may be lost where slowing is not needed and few passes were seen.
+	unsure = 0.05
 	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
 	lastPart = 0.9
 	// doubt is the relative error that is thought possible before a guest is given up.
@@ -268,11 +270,11 @@ func (c *Controller) judge(r Reading) Decision {
 		}
 		return c.land(r, g)
 	}
-	shrinks := c.shrinking()
+	shrinks, periodic := c.shrinking(), spread > forecast.Scatter || c.varied()
 	easy := c.try(g, 1, promise)
 	if easy.Converges && shrinks && !c.overdue(r, easy) {
 		c.stuck = 0
-		return c.converging(r, g, easy)
+		return c.converging(r, g, easy, periodic)
 	}
 	if c.held() {
 		return c.sharing()
@@ -281,7 +283,6 @@ func (c *Controller) judge(r Reading) Decision {
 		c.stuck = max(r.Elapsed, 1)
 	}
 	c.raise(promise)
-	periodic := spread > forecast.Scatter || c.varied()
 	if periodic && r.Elapsed-c.stuck < patience || len(c.evidence()) < 2 && shrinks {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s, waiting for a dip", g.Rate)}
 	}
@@ -334,8 +335,8 @@ func (c *Controller) needs(g model.Growth, pause time.Duration) hypervisor.Bytes
 }
 
 // converging finds the least limit that hardly delays the end, and slows the guest for the landing
-// where that saves far more time than the guest loses.
-func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
+// where that saves far more time than the guest loses. Of periodic load nobody knows what it saves: a dip may come.
+func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic bool) Decision {
 	promise := easy.pause
 	for pause := min(forecast.FirstLimit, promise); pause < promise; pause = min(pause*3/2, promise) {
 		if p := c.try(g, 1, pause); p.Converges && p.Duration <= easy.Duration+easy.Duration/20+300*time.Millisecond {
@@ -345,10 +346,13 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan) Decision {
 	}
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	if p, ok := c.slowed(g); ok && !c.held() {
+	if p, ok := c.slowed(g); ok && !c.held() && !periodic {
 		total := r.Elapsed + p.Duration
-		saved := easy.Duration - p.Duration
-		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(total) {
+		saved, spare := easy.Duration-p.Duration, forecast.Spare
+		if len(c.seen) < 3 {
+			spare = unsure // what was known before may be of a load that comes and goes
+		}
+		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(total) {
 			return c.slow(r, p)
 		}
 	}

@@ -222,7 +222,7 @@ func TestSlowdownIsPostponed(t *testing.T) {
 }
 
 // cost weighs what the migration takes and what the guest loses.
-func cost(e ended) time.Duration { return e.took + forecast.Worth*e.lost }
+func cost(e ended) time.Duration { return e.took + time.Duration(forecast.Worth*float64(e.lost)) }
 
 // TestPriorSparesTime says that a guest known from before costs no more than one never seen.
 func TestPriorSparesTime(t *testing.T) {
