@@ -28,5 +28,12 @@
 // vCPUs that run only a share q of the time write q w. The largest share whose floor fits a limit L
 // follows from R* = B L: q = -S / (w L) ln(1 - B L / S), and any share will do where B L >= S.
 //
+// # How far off it is
+//
+// Receipts tell by how much what a pass left was not what the passes before it had let expect. On real guests (the
+// workloads and links of "make bench-precopy", 29 migrations) that was 19 % in the median and 79 % in nine of ten:
+// 1 to 20 % for writes spread over a set, 19 % for sweeps once they are told from these, half and more for bursts
+// and for passes of some MiB. "make bench-precopy-show" gives it for what was measured last.
+//
 // Everything here is pure. Durations that exceed what time.Duration holds are its maximum.
 package model
