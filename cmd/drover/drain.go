@@ -133,7 +133,7 @@ func (s *session) newRun(kind fleet.RunKind) (fleet.Run, error) {
 		Schema: 1, ID: id.String(), Kind: kind, Phase: fleet.RunRequested, Hosts: slices.Compact(hosts), RequestedBy: s.actor,
 		Purpose: s.cli.String("reason"), Created: time.Now().UTC(), MaxParallel: s.cli.Int("max-parallel"), Moves: []fleet.RunMove{},
 	}
-	if run.MaxParallel < 0 || run.MaxParallel == 0 && s.cli.IsSet("max-parallel") {
+	if run.MaxParallel < 1 && s.cli.IsSet("max-parallel") {
 		return run, cliargs.Usagef(s.cli, "--max-parallel %d: want 1 or more", run.MaxParallel)
 	}
 	if word := s.cli.String("deadline"); word != "" {

@@ -18,8 +18,6 @@ const (
 	// LeastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the end: what
 	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
 	LeastShare = 0.15
-	// Scatter is the relative error from which passes are taken not to follow one growth: such a guest has dips.
-	Scatter = 0.2
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
 	// migration's time that may be lost, where the guest would converge without being slowed.
 	Worth = 2.5

@@ -30,6 +30,8 @@ const (
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
 	settle  = 500 * time.Millisecond
 	samples = 6 // passes that the growth is fitted to
+	// scatter is the relative error from which passes are taken not to follow one growth.
+	scatter = 0.2
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -270,7 +272,7 @@ func (c *Controller) judge(r Reading) Decision {
 		}
 		return c.land(r, g)
 	}
-	shrinks, periodic := c.shrinking(), spread > forecast.Scatter || c.varied()
+	shrinks, periodic := c.shrinking(), spread > scatter || c.varied()
 	easy := c.try(g, 1, promise)
 	if easy.Converges && shrinks && !c.overdue(r, easy) {
 		c.stuck = 0
@@ -359,37 +361,6 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
 }
 
-// slowed is what slowing the guest would do from now on; false when that is not allowed at all.
-func (c *Controller) slowed(g model.Growth) (plan, bool) {
-	deepest := max(forecast.LeastShare, c.prev.Least)
-	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
-		return plan{}, false
-	}
-	p := c.try(g, deepest, max(c.sending(c.start.MaxPause)-forecast.Braked, leastLimit))
-	// It need not be slowed more than it takes to end almost as soon.
-	for share := 0.7; share > deepest; share -= 0.1 {
-		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
-			return m, true
-		}
-	}
-	return p, p.Converges
-}
-
-func (c *Controller) slow(r Reading, p plan) Decision {
-	c.brake(r, p.share)
-	c.raise(p.pause)
-	return c.slowing(p)
-}
-
-func (c *Controller) brake(r Reading, share float64) {
-	c.share, c.landing, c.braked = share, r.Round, nil
-}
-
-func (c *Controller) slowing(p plan) Decision {
-	return Decision{Reason: Slowing, Text: fmt.Sprintf(
-		"the guest runs at %.0f %% so that passes leave less: about %s more", 100*c.share, p.Duration.Round(time.Second))}
-}
-
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
@@ -433,57 +404,6 @@ func (c *Controller) affordable(r Reading, p plan, part float64) bool {
 }
 
 func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.stuck }
-
-// land watches a guest that is slowed: passes must shrink now.
-func (c *Controller) land(r Reading, g model.Growth) Decision {
-	promise := c.sending(c.start.MaxPause)
-	p := c.try(g, r.Share, promise)
-	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
-		p = c.try(seen, 1, promise)
-		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
-	}
-	deepest := max(forecast.LeastShare, r.Least)
-	if !c.affordable(r, p, 1) {
-		// It takes longer than was thought. Slower still is sooner over, and costs less.
-		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d, 1) {
-			c.brake(r, deepest)
-			return c.slowing(d)
-		}
-		if p.Duration > 2*time.Second {
-			c.share, c.landing, c.braked = 1, 0, nil
-			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
-		}
-	}
-	ceiling := c.sending(c.start.Ceiling)
-	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
-	// What the guest has lost is lost for nothing once it has to run on at full speed.
-	last := float64(c.lost) > lastPart*c.start.MaxSlowdown*float64(r.Elapsed) && need <= ceiling
-	comes := p.Converges && c.shrinking()
-	switch {
-	case last && !(comes && c.affordable(r, p, 1)):
-	case comes || r.Round-c.landing < 4:
-		return c.slowing(p)
-	case c.share > deepest:
-		c.brake(r, deepest)
-		return c.slowing(c.try(g, c.share, p.pause))
-	}
-	settled := r.Elapsed-c.raised >= settle
-	if c.pause >= need-need/10 {
-		// It is allowed already, but passes this short are seen in part only: it may take more than it seems.
-		need = c.pause
-		if settled {
-			need = min(c.pause*3/2, ceiling)
-		}
-	}
-	if need <= ceiling && (need > c.pause || !settled) {
-		if need > c.pause {
-			c.raised = r.Elapsed
-			c.raise(need)
-		}
-		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: pause limit raised to %s", c.limit.Round(time.Millisecond))}
-	}
-	return c.giveUp(r)
-}
 
 // giveUp ends the attempt, or lets post-copy end it where that is allowed. Short passes are watched
 // for a while before.

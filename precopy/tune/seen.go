@@ -141,10 +141,11 @@ func (c *Controller) see(s model.Sample) {
 // score notes by how much a pass is not what those before it, or what was known before, let the model expect;
 // one alone does not say where the set saturates.
 func (c *Controller) score(s model.Sample) {
-	if len(c.evidence()) < 2 || c.quick || len(c.missed) == 64 || c.stops(s) {
+	if c.quick || len(c.missed) == 64 || c.stops(s) {
 		return
 	}
-	if g, _, ok := c.growth(); ok {
+	known := c.evidence()
+	if g, _, ok := model.Fit(known, c.prev.MemTotal); ok && len(known) > 1 {
 		c.missed = append(c.missed, math.Abs(math.Log(float64(max(g.Dirtied(s.Window), 1))/float64(max(s.Dirtied, 1)))))
 	}
 }
@@ -215,7 +216,7 @@ func (c *Controller) with(seen []model.Sample) []model.Sample {
 		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
 	}
 	both = append(both, seen...)
-	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > forecast.Scatter && len(seen) > 0 {
+	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > scatter && len(seen) > 0 {
 		return seen
 	}
 	return both

@@ -1,6 +1,9 @@
 package balance
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 const (
 	// crewSize is how many parts a large fleet is searched in at a time: always as many, whatever the machine
@@ -26,7 +29,7 @@ func (x *search) crew(changes int) *crew {
 	if len(x.hosts) < crewHosts || changes < crewChanges || x.few {
 		return nil
 	}
-	c := &crew{lead: x, hosts: append([]int32(nil), x.mine...)}
+	c := &crew{lead: x, hosts: slices.Clone(x.mine)}
 	for range crewSize {
 		c.parts = append(c.parts, &search{state: &state{}})
 	}
