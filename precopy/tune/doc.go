@@ -24,6 +24,6 @@
 // 1 - q is lost. So the guest is slowed in the last passes only, to no less than [forecast.LeastShare].
 //
 // The rooms: tuner.go (what goes in and comes out), seen.go (what is made of the readings), controller.go
-// (what is done about it), restart.go (whether another strategy pays), pace.go (the stream's cap), fixed.go
-// (the schedules of other managers, to compare with).
+// (what is done about it), land.go (the guest slowed until the rest fits), restart.go (whether another strategy
+// pays), pace.go (the stream's cap), fixed.go (the schedules of other managers, to compare with).
 package tune
