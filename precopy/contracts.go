@@ -47,6 +47,12 @@ type Migrator interface {
 	Undefine(ctx context.Context, id hypervisor.DomainID) error
 }
 
+// SendQueue keeps short what one domain's streams have queued in front of their link (hypervisor/sockets).
+type SendQueue interface {
+	// Keep is called at every look at the job. It reports whether the queue is short, and does not block for long.
+	Keep(now time.Time) (bool, error)
+}
+
 // Update is what a Queue delivers: records that concern this host, as source or target.
 type Update struct {
 	// Reset says that Records are all there are; records not among them are gone.

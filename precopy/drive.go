@@ -60,6 +60,9 @@ type drive struct {
 	tuner    tune.Tuner
 	next     *forecast.Option // with which to begin again, once the present attempt has ended
 	brake    *brake
+	queue    SendQueue     // nil where nobody keeps it short
+	short    bool          // as it said last
+	unkept   bool          // it failed
 	limit    time.Duration // the downtime limit that libvirt was told
 	cap      hypervisor.BytesPerSecond
 	toldLost float64   // seconds of guest work, as the record was told
@@ -75,7 +78,7 @@ type drive struct {
 }
 
 func newDrive(w *Worker, rec Stored) *drive {
-	return &drive{
+	d := &drive{
 		w: w, domain: rec.UUID,
 		log:      w.Log.With("migration", rec.ID, "domain", rec.Domain, "target", rec.Target),
 		rec:      newRecord(w.Queue, rec),
@@ -85,6 +88,11 @@ func newDrive(w *Worker, rec Stored) *drive {
 		begun:    make(chan struct{}),
 		seen:     time.Now(),
 	}
+	// Fixed policies stand for managers that know nothing of it.
+	if w.SendQueue != nil && rec.Policy.Tuning == "" {
+		d.queue = w.SendQueue(rec.UUID)
+	}
+	return d
 }
 
 // told is called by the worker when the store has a newer record.

@@ -94,7 +94,9 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.pace.note(now, stats.Processed())
 	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
-	dec := d.tuner.Step(tune.Reading{JobStats: stats, Share: d.brake.share, Least: d.brake.least(), Now: now})
+	dec := d.tuner.Step(tune.Reading{
+		JobStats: stats, Share: d.brake.share, Least: d.brake.least(), ShortQueue: d.keepQueue(now), Now: now,
+	})
 	if d.split() {
 		// No limit binds any more, and there is nothing left to decide.
 		d.report(stats, tune.Decision{Text: d.following(stats)})
@@ -125,6 +127,23 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 		d.startPostCopy(pctx, now)
 	}
 	return tune.Wait
+}
+
+// keepQueue keeps the queue in front of the link short, and reports whether it is.
+func (d *drive) keepQueue(now time.Time) bool {
+	if d.queue == nil {
+		return false
+	}
+	short, err := d.queue.Keep(now)
+	switch {
+	case err != nil && !d.unkept:
+		d.unkept = true // told once
+		d.log.Warn("the queue in front of the link is not kept short: the pause may be longer", "err", err)
+	case short != d.short:
+		d.log.Info("queue in front of the link", "short", short)
+	}
+	d.short = short
+	return short
 }
 
 // stand enters the phase that a job shows.

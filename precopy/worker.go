@@ -18,7 +18,7 @@ import (
 // one of libvirtd's 20 workers, and an abort needs one too.
 const MaxOutgoing = 8
 
-// Config is what a Worker is made of. Everything but Shares, Hooks, Throttle, Observe and Events is needed.
+// Config is what a Worker is made of. Everything but Shares, Hooks, Throttle, SendQueue, Observe and Events is needed.
 type Config struct {
 	Host     string // this host's name
 	Instance string // this run of the agent
@@ -34,6 +34,8 @@ type Config struct {
 	Hooks HookRunner
 	// Throttle slows guests; nil where they can't be.
 	Throttle Throttler
+	// SendQueue keeps the queue of a leaving domain short; nil where that can't be had.
+	SendQueue func(hypervisor.DomainID) SendQueue
 	// Observe is told of each migration that ended here, for metrics and a fresh report.
 	Observe func(Migration)
 }

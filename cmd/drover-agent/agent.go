@@ -19,6 +19,7 @@ import (
 	"drover/cmd/internal/version"
 	"drover/hypervisor"
 	"drover/hypervisor/kvm"
+	"drover/hypervisor/sockets"
 	"drover/precopy"
 	"drover/store"
 	"drover/store/etcd"
@@ -69,6 +70,9 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
 		Shares: func(ctx context.Context) <-chan precopy.ShareUpdate { return a.shares(ctx) },
 		Log:    log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
+		SendQueue: func(id hypervisor.DomainID) precopy.SendQueue {
+			return sockets.NewKeeper(id, host.MigrationPorts())
+		},
 		Hooks: vmHooks{a.hooks, s.LibvirtURI},
 	})
 	g, ctx := errgroup.WithContext(ctx)

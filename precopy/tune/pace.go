@@ -21,7 +21,8 @@ const (
 )
 
 // pace keeps the cap of a stream a little below what the link really carries, where that is less than
-// what was ordered, and tries now and then whether it carries more.
+// what was ordered, and tries now and then whether it carries more: where nothing else keeps the queue in front
+// of the link short.
 type pace struct {
 	packed string // how pages are compressed
 	order  hypervisor.BytesPerSecond
@@ -66,6 +67,11 @@ func inForce(limit hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
 
 // note takes in a reading and the one before it.
 func (p *pace) note(prev, r Reading) {
+	if r.ShortQueue {
+		p.cap, p.short, p.rising = p.order, 0, false
+		p.restart(r)
+		return
+	}
 	// Only a stretch that was busy sending pages as they are tells what the link carries: not one in which
 	// a pass ended, nor one over pages that are empty or shrink to little.
 	if p.anew || !p.tells(r.Round) || prev.MemTotal == 0 || r.Round != prev.Round || r.MemRemaining >= prev.MemRemaining {

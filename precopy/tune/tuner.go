@@ -38,7 +38,10 @@ type Reading struct {
 	Share float64
 	// Least is the smallest share that it can be brought to now; 1 when it can't be slowed.
 	Least float64
-	Now   time.Time
+	// ShortQueue says that the queue in front of the link is kept short where QEMU writes into it
+	// (hypervisor/sockets): nothing is to be done about it by the stream's cap.
+	ShortQueue bool
+	Now        time.Time
 }
 
 // Action is what to do now.

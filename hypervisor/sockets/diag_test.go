@@ -1,15 +1,13 @@
-package kvm
+package sockets
 
 import (
 	"io"
 	"net"
 	"testing"
-
-	"drover/hypervisor"
 )
 
 // The kernel's counts of a connection to a port of the range, seen from both of its ends.
-func TestStreamCounters(t *testing.T) {
+func TestList(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -35,19 +33,22 @@ func TestStreamCounters(t *testing.T) {
 	if _, err := io.ReadFull(in, make([]byte, n)); err != nil {
 		t.Fatal(err)
 	}
-	all, err := streamCounters(port, port)
+	all, err := List(Ports{port, port})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sum hypervisor.StreamCounters
+	var sum Conn
 	for _, c := range all {
-		sum.Rx, sum.Tx = sum.Rx+c.Rx, sum.Tx+c.Tx
+		sum.Received, sum.Acked = sum.Received+c.Received, sum.Acked+c.Acked
+		if c.Inode == 0 || c.Cookie == 0 {
+			t.Errorf("who has it is not told: %+v", c)
+		}
 	}
 	// One byte more is counted for the handshake.
-	if len(all) != 2 || sum.Rx < n || sum.Rx > n+2 || sum.Tx > n+2 {
+	if len(all) != 2 || sum.Received < n || sum.Received > n+2 || sum.Acked > n+2 {
 		t.Errorf("two ends of a connection that carried %d bytes: %v", n, all)
 	}
-	if other, err := streamCounters(1, 1); err != nil || len(other) != 0 {
+	if other, err := List(Ports{1, 1}); err != nil || len(other) != 0 {
 		t.Errorf("no connection at another port: %v, %v", other, err)
 	}
 }
