@@ -12,8 +12,11 @@ import (
 )
 
 const (
-	pollFast      = 100 * time.Millisecond // in the first seconds, and near the end
-	pollSlow      = 250 * time.Millisecond
+	pollFast = 100 * time.Millisecond // in the first seconds, and near the end
+	pollSlow = 250 * time.Millisecond
+	// switchQuiet is how long nothing is asked once the guest was stopped for the switchover: libvirt and QEMU answer
+	// each question in the place of the steps that let the guest run again.
+	switchQuiet   = time.Second
 	progressEvery = time.Second // half of what the protocol allows the store to bear
 	abortEvery    = 200 * time.Millisecond
 	// beginGrace is how long after a restart a job may still be about to appear: the libvirt call of
@@ -68,6 +71,7 @@ type drive struct {
 	toldLost float64   // seconds of guest work, as the record was told
 	read     time.Time // when the job was read last
 	switched bool      // the vCPUs were stopped for the switchover, at least once
+	quiet    time.Time // until when the job is not read, as the guest stands still
 	last     hypervisor.JobStats
 	progress chan Progress
 	bar      Progress // the last one sent, which the next never falls behind

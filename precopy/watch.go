@@ -81,6 +81,9 @@ func pollEvery(began time.Time) time.Duration {
 
 // poll reads the job once, tells the record and the progress, and does what the tuner says.
 func (d *drive) poll(ctx context.Context) tune.Action {
+	if time.Now().Before(d.quiet) && !d.split() {
+		return tune.Wait
+	}
 	pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	stats, err := d.w.Migrator.JobStats(pctx, d.domain)
@@ -234,9 +237,10 @@ func (d *drive) event(e hypervisor.Event) {
 	}
 	switch e.Kind {
 	case hypervisor.EventSuspended:
-		d.switched = true
+		d.switched, d.quiet = true, time.Now().Add(switchQuiet)
 		d.enter(Switching, "the guest is paused, control passes to the target")
 	case hypervisor.EventResumed:
+		d.quiet = time.Time{}
 		d.enter(Copying, "the switchover was taken back")
 	}
 }

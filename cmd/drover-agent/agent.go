@@ -126,7 +126,9 @@ func (a *agent) pokeOnEvents(ctx context.Context, events <-chan hypervisor.Event
 			if !ok {
 				return nil
 			}
-			if e.Kind != hypervisor.EventRound {
+			// In the middle of a switchover nothing is asked that could wait: the guest stands still.
+			amid := e.Migration && (e.Kind == hypervisor.EventSuspended || e.Kind == hypervisor.EventStarted)
+			if e.Kind != hypervisor.EventRound && !amid {
 				a.reporter.Poke()
 			}
 		}

@@ -19,9 +19,11 @@ const (
 	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
 	LeastShare = 0.15
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
-	// migration's time that may be lost, where the guest would converge without being slowed.
-	Worth = 2.5
-	Spare = 0.25
+	// migration's time that may be lost, where the guest would converge without being slowed; Unsure is that share
+	// before enough passes were seen.
+	Worth  = 2.5
+	Spare  = 0.25
+	Unsure = 0.05
 
 	judged = 2 // passes after the first that it watches before it pays
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
@@ -90,13 +92,22 @@ func (k *known) play(c candidate, at circumstances) course {
 		return out
 	}
 	promise := k.sending(at.intent.MaxPause)
-	slow := func(share float64) model.Forecast { return try(rest, share, max(promise-Braked, time.Millisecond)) }
+	slow := func(share float64) model.Forecast {
+		return try(rest, share, Sending(at.intent.MaxPause, k.switchover, true))
+	}
 	landSlowed := func(f model.Forecast, share float64) course {
 		out.share = share
 		out = land(f, promised)
 		out.pause += Braked
 		out.slowdown = (1 - share) * f.Duration.Seconds() / max(out.took.Seconds(), 0.001)
 		return out
+	}
+	watch := func() { // what it does before it is sure
+		for range judged {
+			t := drain.Time(rest)
+			out.took, out.sent, out.rounds = out.took+t, out.sent+hypervisor.Bytes(c.ratio*float64(rest)), out.rounds+1
+			rest = g.Dirtied(t)
+		}
 	}
 	easy := try(rest, 1, promise)
 	if f := easy; f.Converges {
@@ -106,17 +117,25 @@ func (k *known) play(c candidate, at circumstances) course {
 				break
 			}
 		}
-		if s, share, ok := slowed(at, slow); ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
-			lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds() {
+		worth := func(f model.Forecast, spare float64) (model.Forecast, float64, bool) {
+			s, share, ok := slowed(at, slow)
+			return s, share, ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
+				lost(s, share).Seconds() <= min(spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
+		}
+		if s, share, ok := worth(f, Unsure); ok {
 			return landSlowed(s, share)
+		}
+		if f.Rounds > judged {
+			first := out
+			watch()
+			if s, share, ok := worth(try(rest, 1, promise), Spare); ok {
+				return landSlowed(s, share)
+			}
+			out = first
 		}
 		return land(f, promised)
 	}
-	for range judged {
-		t := drain.Time(rest)
-		out.took, out.sent, out.rounds = out.took+t, out.sent+hypervisor.Bytes(c.ratio*float64(rest)), out.rounds+1
-		rest = g.Dirtied(t)
-	}
+	watch()
 	out.took += reaction
 	out.sent += hypervisor.Bytes(float64(b) * reaction.Seconds())
 	if f, share, ok := slowed(at, slow); ok {
@@ -146,9 +165,8 @@ func (k *known) play(c candidate, at circumstances) course {
 	return out
 }
 
-// sending is the part of a pause that a downtime limit bounds.
 func (k *known) sending(pause time.Duration) time.Duration {
-	return max(pause-k.switchover-Beyond, pause/4, time.Millisecond)
+	return Sending(pause, k.switchover, false)
 }
 
 // slowed finds the least slowing of the guest that ends about as soon as the most does; false when it

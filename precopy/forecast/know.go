@@ -48,6 +48,16 @@ const (
 	Braked = 30 * time.Millisecond
 )
 
+// Sending is the part of a pause that a downtime limit bounds, of a guest that is slowed or not: what the rest of
+// it leaves, and an eighth of it where that seems to leave less.
+func Sending(pause, switchover time.Duration, slowed bool) time.Duration {
+	rest := switchover + Beyond
+	if slowed {
+		rest += Braked
+	}
+	return max(pause-rest, pause/8, time.Millisecond)
+}
+
 // MostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most: a limit makes
 // up for no more compression.
 const MostPacked = 4.0

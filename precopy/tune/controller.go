@@ -21,8 +21,8 @@ const (
 	patience = 6 * time.Second
 	// reserve is the part of the slowdown that the intent allows which is planned with: forecasts err.
 	reserve = 0.93
-	// unsure is the part of the time that may be lost where slowing is not needed and few passes were seen.
-	unsure = 0.05
+	// lastChance is that part where it is too late when the next pass begins.
+	lastChance = 0.99
 	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
 	lastPart = 0.9
 	// doubt is the relative error that is thought possible before a guest is given up.
@@ -109,11 +109,7 @@ func New(s Start) *Controller {
 
 // sending is the part of a pause that a downtime limit bounds.
 func (c *Controller) sending(pause time.Duration) time.Duration {
-	fixed := c.fixed + forecast.Beyond
-	if c.share < 1 {
-		fixed += forecast.Braked
-	}
-	return max(pause-fixed, pause/4, leastLimit)
+	return forecast.Sending(pause, c.fixed, c.share < 1)
 }
 
 // Strategy implements Tuner.
@@ -215,7 +211,7 @@ func (c *Controller) Step(r Reading) Decision {
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
-	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
+	case c.round > 1 && c.size > 0 && c.fresh(r):
 		c.judgedAt = r.Elapsed
 		c.present = c.judge(r)
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
@@ -230,6 +226,15 @@ func (c *Controller) Step(r Reading) Decision {
 	return c.present
 }
 
+// fresh reports whether a pass began that is to be judged.
+func (c *Controller) fresh(r Reading) bool {
+	if c.round == 2 && c.drain <= 0 && r.Elapsed-c.began < batch {
+		// What the end of the first pass carried says little: that is often memory that holds nothing.
+		return false
+	}
+	return c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0)
+}
+
 // plan is a way to end the migration from the present pass on.
 type plan struct {
 	share float64
@@ -241,7 +246,8 @@ type plan struct {
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
 	p := plan{share: share, pause: pause}
 	p.Forecast = model.Predict(model.Input{
-		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
+		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Ran: time.Duration(float64(c.ran) / share),
+		Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
 	})
 	p.lost = time.Duration((1 - share) * float64(p.Duration))
 	return p
@@ -336,23 +342,27 @@ func (c *Controller) needs(g model.Growth, pause time.Duration) hypervisor.Bytes
 	return high * unit
 }
 
+// leastPause is the plan with the least pause that hardly delays the end.
+func (c *Controller) leastPause(g model.Growth, p plan) plan {
+	for pause := min(forecast.FirstLimit, p.pause); pause < p.pause; pause = min(pause*3/2, p.pause) {
+		if low := c.try(g, p.share, pause); low.Converges && low.Duration <= p.Duration+p.Duration/20+300*time.Millisecond {
+			return low
+		}
+	}
+	return p
+}
+
 // converging finds the least limit that hardly delays the end, and slows the guest for the landing
 // where that saves far more time than the guest loses. Of periodic load nobody knows what it saves: a dip may come.
 func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic bool) Decision {
-	promise := easy.pause
-	for pause := min(forecast.FirstLimit, promise); pause < promise; pause = min(pause*3/2, promise) {
-		if p := c.try(g, 1, pause); p.Converges && p.Duration <= easy.Duration+easy.Duration/20+300*time.Millisecond {
-			easy = p
-			break
-		}
-	}
+	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
 	if p, ok := c.slowed(g); ok && !c.held() && !periodic {
 		total := r.Elapsed + p.Duration
 		saved, spare := easy.Duration-p.Duration, forecast.Spare
 		if len(c.seen) < 3 {
-			spare = unsure // what was known before may be of a load that comes and goes
+			spare = forecast.Unsure // what was known before may be of a load that comes and goes
 		}
 		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(total) {
 			return c.slow(r, p)
@@ -369,8 +379,18 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
 		}
-		// The intent is a share of the whole time: later it is affordable.
-		if whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown)); whole <= budget-budget/10 {
+		// The intent is a share of the whole time: later it is affordable. A guest is best slowed from the beginning of
+		// a pass: what it has written before has to be sent anyway.
+		whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown))
+		begin := r.Elapsed
+		for pass := max(c.speed().Time(c.size), batch); begin < whole-p.Duration; {
+			begin += pass
+		}
+		late := begin+p.Duration > budget-budget/20
+		if late && c.affordable(r, p, lastChance) {
+			return c.slow(r, p)
+		}
+		if whole <= budget-budget/10 {
 			return Decision{Reason: AtPromise, Text: fmt.Sprintf(
 				"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
 				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}

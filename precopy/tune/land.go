@@ -17,14 +17,14 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
-	p := c.try(g, deepest, max(c.sending(c.start.MaxPause)-forecast.Braked, leastLimit))
+	p := c.try(g, deepest, forecast.Sending(c.start.MaxPause, c.fixed, true))
 	// It need not be slowed more than it takes to end almost as soon.
 	for share := 0.7; share > deepest; share -= 0.1 {
 		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
-			return m, true
+			return c.leastPause(g, m), true
 		}
 	}
-	return p, p.Converges
+	return c.leastPause(g, p), p.Converges
 }
 
 func (c *Controller) slow(r Reading, p plan) Decision {
