@@ -33,6 +33,7 @@ type node struct {
 	disks    atomic.Bool  // files for a storage copy were made here and not removed
 	brakes   *brakes      // nil: guests can't be slowed here
 	hooks    HookRunner   // nil: there are none
+	queue    SendQueue    // nil: nobody keeps it short
 }
 
 // simLibvirt is the version that agents answer.
@@ -80,6 +81,9 @@ func (n *node) start(k kill) *agent {
 		a.worker.Shares = n.w.shares
 	}
 	a.worker.Hooks = n.hooks
+	if n.queue != nil {
+		a.worker.SendQueue = func(hypervisor.DomainID) SendQueue { return n.queue }
+	}
 	if n.brakes != nil {
 		a.worker.Throttle = n.brakes.open
 	}

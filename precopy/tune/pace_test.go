@@ -35,6 +35,7 @@ func TestPace(t *testing.T) {
 			return 200e6
 		}, 1, 3 * time.Minute, 100e6, 100e6},
 		{"a small cap, rounded down", func(time.Duration) float64 { return 5 << 20 }, 1, time.Minute, 6.1e6, 6.3e6},
+		{"a queue kept short", func(time.Duration) float64 { return 50e6 }, 1, 30 * time.Second, 100e6, 100e6},
 		{"pages that shrink", func(time.Duration) float64 { return 20e6 }, 0.2, 30 * time.Second, 100e6, 100e6},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -52,7 +53,7 @@ func TestPace(t *testing.T) {
 				left -= rate / 4 / tc.shrink
 				r := Reading{JobStats: hypervisor.JobStats{
 					Elapsed: at, Round: 1, MemTotal: 1e12, MemRemaining: hypervisor.Bytes(left), MemProcessed: hypervisor.Bytes(sent),
-				}}
+				}, ShortQueue: tc.name == "a queue kept short"}
 				p.note(prev, r)
 				prev = r
 				if readings++; at > 5*time.Second && float64(p.cap) > tc.high {

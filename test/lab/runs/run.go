@@ -99,6 +99,10 @@ func (r Run) Risky() bool {
 	return r.Policy == "multifd-zstd" && hypervisor.LosesGuests(major*1_000_000+minor*1_000+micro)
 }
 
+// Forbidden reports whether the run's policy does what the default class, which all runs of the benchmark are
+// ordered with, does not allow: post-copy.
+func (r Run) Forbidden() bool { return r.Policy == "postcopy" }
+
 // Own reports whether drover's own controller drove the run.
 func (r Run) Own() bool { return r.Policy == Own || r.Policy == OwnHalf }
 

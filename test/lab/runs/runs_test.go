@@ -94,6 +94,22 @@ func TestRiskyPolicies(t *testing.T) {
 	}
 }
 
+// The best fixed policy of a cell is looked for also among those that do only what the class allows.
+func TestPoliciesThatTheClassForbids(t *testing.T) {
+	all := []runs.Run{
+		of("hot@1", "postcopy", 1, 0, 5, 100), of("hot@1", "default", 1, 0, 9, 100),
+		of("hot@1", runs.Own, 1, 0, 8, 100), of("hot@1", runs.Own, 1, 2, 8, 100),
+	}
+	text := runs.Verdict(all)
+	with, without, found := strings.Cut(text, "Without post-copy")
+	if !found || !strings.Contains(with, "hot@1 1.60") || strings.Contains(without, "hot@1 1.60") {
+		t.Errorf("it is 1.6 times post-copy's time, and less than the default's:\n%s", text)
+	}
+	if text := runs.Verdict(all[1:]); strings.Contains(text, "Without post-copy") {
+		t.Errorf("nothing to leave out:\n%s", text)
+	}
+}
+
 // good is a benchmark in which all holds: a cell where a fixed policy does, and one where none does.
 func good() []runs.Run {
 	var all []runs.Run

@@ -104,13 +104,24 @@ func (l Line) Holds() string {
 }
 
 // Verdict compares drover with the best fixed policy of each cell, and says which of what it is held to
-// the runs show to hold: where a policy may lose guests, which drover may not, also without it.
+// the runs show to hold: against all of them, without those that may lose guests, which drover may not, and
+// without those that do what the class of the runs does not allow.
 func Verdict(all []Run) string {
-	safe := Select(all, func(r Run) bool { return !r.Risky() })
-	if len(safe) == len(all) {
-		return verdict(all)
+	text := verdict(all)
+	for _, leave := range []struct {
+		out func(Run) bool
+		why string
+	}{
+		{Run.Risky, "Without multifd-zstd, which may lose the guest with this QEMU when it fails or is cancelled"},
+		{Run.Forbidden, "Without post-copy, which the class does not allow: the guest waits for each page, and is lost with the link"},
+	} {
+		rest := Select(all, func(r Run) bool { return !leave.out(r) })
+		if len(rest) < len(all) {
+			text += "\n" + leave.why + ":\n" + verdict(rest)
+		}
+		all = rest
 	}
-	return verdict(all) + "\nWithout multifd-zstd, which may lose the guest with this QEMU when it fails or is cancelled:\n" + verdict(safe)
+	return text
 }
 
 func verdict(all []Run) string {
