@@ -39,7 +39,7 @@ type Receipt struct {
 	// Ratio is the bytes sent for each byte dirtied after the first pass.
 	Ratio float64 `json:"ratio,omitempty"`
 	// Setup is the time before the first byte, Sending what of the pause was to be expected for the sending
-	// of the rest, by what was seen before it, and for the guest's being slowed.
+	// of the rest, by what was seen before it.
 	Setup   time.Duration    `json:"setup,omitempty"`
 	Sending time.Duration    `json:"sending,omitempty"`
 	Seconds float64          `json:"seconds"`

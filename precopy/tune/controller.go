@@ -63,6 +63,7 @@ type Controller struct {
 	pace   pace
 	rates  []rate // bytes on the link, for the last seconds
 	wire   hypervisor.BytesPerSecond
+	best   hypervisor.BytesPerSecond // the most that was on the link for so long
 
 	first      hypervisor.Bytes // sent in the first pass
 	firstWhole hypervisor.Bytes // of it, before compression
@@ -79,7 +80,7 @@ type Controller struct {
 	blind          bool          // nothing is known of how the present pass began
 	hoped          bool          // slowing was tried on a hopeful guess
 	landing        int           // the pass in which the guest was slowed; 0 when it is not
-	raised         time.Duration // Elapsed when the limit was last raised for a slowed guest
+	raised         time.Duration // Elapsed when the guest was slowed, or the limit last raised for that
 	highest        hypervisor.BytesPerSecond
 	present        Decision
 
@@ -134,7 +135,7 @@ func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
 		return
 	}
 	if bandwidth = min(bandwidth, c.start.Bandwidth); bandwidth != c.allowed {
-		c.allowed, c.due = bandwidth, 0
+		c.allowed, c.due, c.best = bandwidth, 0, 0
 	}
 	c.pace.allow(c.allowed)
 }
@@ -169,10 +170,8 @@ func (c *Controller) Learned() forecast.Receipt {
 	if len(c.sizes) > 0 && c.speed() > 0 {
 		r.Sending = min(c.speed().Time(c.floor(g)), c.limit)
 		if p := c.try(g, c.share, c.pause); ok && p.Converges {
-			r.Sending = p.Pause - c.fixed
-		}
-		if c.share < 1 {
-			r.Sending += forecast.Braked
+			// What is left once it fits is anything up to what fits.
+			r.Sending = min(p.Pause-c.fixed, c.pause/2)
 		}
 		r.Sending = max(r.Sending, 1)
 	}
@@ -211,7 +210,7 @@ func (c *Controller) Step(r Reading) Decision {
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
-	case c.round > 1 && c.size > 0 && c.fresh(r):
+	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
 		c.present = c.judge(r)
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
@@ -224,15 +223,6 @@ func (c *Controller) Step(r Reading) Decision {
 	c.present.Need = c.need
 	c.present.Near = c.round > 1 && c.ends > 0 && c.ends-r.Elapsed < nearEnd
 	return c.present
-}
-
-// fresh reports whether a pass began that is to be judged.
-func (c *Controller) fresh(r Reading) bool {
-	if c.round == 2 && c.drain <= 0 && r.Elapsed-c.began < batch {
-		// What the end of the first pass carried says little: that is often memory that holds nothing.
-		return false
-	}
-	return c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0)
 }
 
 // plan is a way to end the migration from the present pass on.

@@ -34,7 +34,7 @@ func (c *Controller) slow(r Reading, p plan) Decision {
 }
 
 func (c *Controller) brake(r Reading, share float64) {
-	c.share, c.landing, c.braked = share, r.Round, nil
+	c.share, c.landing, c.braked, c.raised = share, r.Round, nil, r.Elapsed
 }
 
 func (c *Controller) slowing(p plan) Decision {
@@ -75,29 +75,30 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		c.brake(r, deepest)
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
-	if c.longer(r, need, ceiling) {
+	if c.longer(r, need, ceiling, last) {
 		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 	}
 	return c.giveUp(r)
 }
 
-// longer allows a slowed guest the pause that it needs, up to the ceiling, and reports whether that may still help.
-func (c *Controller) longer(r Reading, need, ceiling time.Duration) bool {
-	settled := r.Elapsed-c.raised >= settle
-	if c.pause >= need-need/10 {
-		// It is allowed already, but passes this short are seen in part only: it may take more than it seems.
-		need = c.pause
-		if settled {
-			need = min(c.pause*3/2, ceiling)
-		}
-	}
-	switch {
-	case need > ceiling:
+// longer allows a slowed guest a longer pause, up to the ceiling, and reports whether that may still help. It goes
+// by steps: passes this short are seen in part only, and one of them may be less than seems to be needed. In a
+// hurry, what is needed is allowed at once.
+func (c *Controller) longer(r Reading, need, ceiling time.Duration, hurry bool) bool {
+	if need > ceiling {
 		return false
-	case need > c.pause:
-		c.raised = r.Elapsed
-		c.raise(need)
+	}
+	if r.Elapsed-c.raised < settle {
 		return true
 	}
-	return !settled
+	next := min(c.pause*3/2, ceiling)
+	if hurry {
+		next = max(next, need)
+	}
+	if next <= c.pause {
+		return false
+	}
+	c.raised = r.Elapsed
+	c.raise(next)
+	return true
 }

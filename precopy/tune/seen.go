@@ -44,6 +44,7 @@ func (c *Controller) note(r Reading) {
 		if c.start.Bandwidth > 0 {
 			c.wire = min(c.wire, c.start.Bandwidth)
 		}
+		c.best = max(c.best, c.wire)
 	}
 	c.pace.note(c.prev, r)
 	if r.Round == c.round || r.Round <= 1 {
@@ -183,7 +184,7 @@ func keep[T any](list []T, x T) []T {
 }
 
 // speed is how much dirtied memory is sent per second: measured, or what the link and the strategy's
-// ratio give.
+// ratio give. The end of the first pass is no measure of a link: it is often memory that holds nothing.
 func (c *Controller) speed() hypervisor.BytesPerSecond {
 	if c.drain > 0 {
 		return c.drain
@@ -192,7 +193,7 @@ func (c *Controller) speed() hypervisor.BytesPerSecond {
 	if ratio <= 0 {
 		ratio = 1
 	}
-	return hypervisor.BytesPerSecond(float64(c.wire) / ratio)
+	return hypervisor.BytesPerSecond(float64(max(c.best, c.wire)) / ratio)
 }
 
 // growth fits what was seen, helped by what was known before while there is little.
