@@ -16,9 +16,9 @@ type Throttle interface {
 	Set(share float64) (float64, error)
 	// Busiest is what the vCPU that used most used since the call before, or since the beginning.
 	Busiest() (hypervisor.Cores, error)
-	// Least is the smallest share of a core that can be set for a vCPU that uses so much unslowed, and
-	// SetUse says that later calls of Set are about such a one.
-	Least(use hypervisor.Cores) float64
+	// Least is the smallest share of a core that can be set for a vCPU that uses so much unslowed without silencing it
+	// for so long, and SetUse says that later calls of Set are about such a one.
+	Least(use hypervisor.Cores, silence time.Duration) float64
 	SetUse(use hypervisor.Cores)
 	// End gives back what was taken. It must be called.
 	End() error
@@ -28,14 +28,19 @@ type Throttle interface {
 // imposes may be as long as pause. name is for people.
 type Throttler func(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (Throttle, error)
 
-// brakeSilence is the part of the promised pause that slowing the guest may silence it for.
-const brakeSilence = 0.6
+// Slowing the guest may silence it for brakeSilence of the promised pause, and for gentleSilence of it where that
+// is enough: the last of these silences is added to the pause of the switchover.
+const (
+	brakeSilence  = 0.6
+	gentleSilence = 1.0 / 3
+)
 
 // brake slows the guest of a migration. A quota acts on what the vCPUs really use, and the tuner
 // speaks of shares of that: the brake translates. It is used by one goroutine.
 type brake struct {
 	th    Throttle // nil when the guest can't be slowed
 	log   *slog.Logger
+	pause time.Duration    // that was promised
 	use   hypervisor.Cores // of the busiest vCPU at full speed, over the last seconds
 	read  time.Time
 	share float64 // in force, of that
@@ -48,11 +53,11 @@ const endEvery = time.Second
 
 // newBrake takes hold of the domain where that is possible.
 func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger) *brake {
-	b := &brake{log: log, share: 1, asked: 1}
+	b := &brake{log: log, share: 1, asked: 1, pause: m.Policy.MaxPause()}
 	if open == nil || m.Policy.MaxSlowdown <= 0 {
 		return b
 	}
-	th, err := open(ctx, m.UUID, m.Domain, time.Duration(brakeSilence*float64(m.Policy.MaxPause())))
+	th, err := open(ctx, m.UUID, m.Domain, part(brakeSilence, b.pause))
 	if err != nil {
 		log.Warn("the guest can't be slowed", "err", err)
 		return b
@@ -80,13 +85,17 @@ func (b *brake) look(now time.Time) {
 	b.use = min(1, (b.use+use)/2)
 }
 
-// least is the smallest share of its own CPU use that the guest can be brought to; 1 when that is not
-// known.
-func (b *brake) least() float64 {
+// least is the smallest share of its own CPU use that the guest can be brought to without silencing it for longer
+// than that part of the promised pause; 1 when that is not known.
+func (b *brake) least(silence float64) float64 {
 	if b.th == nil || b.use <= 0 {
 		return 1
 	}
-	return min(1, b.th.Least(b.use)/float64(b.use))
+	return min(1, b.th.Least(b.use, part(silence, b.pause))/float64(b.use))
+}
+
+func part(of float64, pause time.Duration) time.Duration {
+	return time.Duration(of * float64(pause))
 }
 
 // set brings the guest to the share of its own CPU use; it reports whether anything changed. What

@@ -57,9 +57,9 @@ func (s *simThrottle) Set(share float64) (float64, error) {
 	return share, nil
 }
 
-func (s *simThrottle) Busiest() (hypervisor.Cores, error) { return guestUse, nil }
-func (s *simThrottle) Least(hypervisor.Cores) float64     { return 0.05 }
-func (s *simThrottle) SetUse(hypervisor.Cores)            {}
+func (s *simThrottle) Busiest() (hypervisor.Cores, error)            { return guestUse, nil }
+func (s *simThrottle) Least(hypervisor.Cores, time.Duration) float64 { return 0.05 }
+func (s *simThrottle) SetUse(hypervisor.Cores)                       {}
 
 func (s *simThrottle) End() error {
 	s.b.mu.Lock()
@@ -162,11 +162,11 @@ func TestBrake(t *testing.T) {
 	if f.pause != 60*time.Millisecond {
 		t.Errorf("silence up to %s, want 60ms of a promise of 100ms", f.pause)
 	}
-	if b.least() != 1 || b.set(0.5) {
+	if b.least(brakeSilence) != 1 || b.set(0.5) {
 		t.Error("slowed before its use is known")
 	}
 	b.look(time.Now())
-	if l := b.least(); math.Abs(l-0.25) > 1e-9 {
+	if l := b.least(brakeSilence); math.Abs(l-0.25) > 1e-9 {
 		t.Errorf("least %v, want a quarter of its use", l)
 	}
 	if !b.set(0.5) || f.set != 0.2 || b.share != 0.5 {
@@ -207,9 +207,9 @@ func (f *fakeThrottle) Set(share float64) (float64, error) {
 	f.set = max(share, f.least)
 	return f.set, nil
 }
-func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) { return f.use, nil }
-func (f *fakeThrottle) Least(hypervisor.Cores) float64     { return f.least }
-func (f *fakeThrottle) SetUse(hypervisor.Cores)            {}
+func (f *fakeThrottle) Busiest() (hypervisor.Cores, error)            { return f.use, nil }
+func (f *fakeThrottle) Least(hypervisor.Cores, time.Duration) float64 { return f.least }
+func (f *fakeThrottle) SetUse(hypervisor.Cores)                       {}
 func (f *fakeThrottle) End() error {
 	f.ends++
 	if f.failing > 0 {

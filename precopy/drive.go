@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	pollFast = 100 * time.Millisecond // in the first seconds, and near the end
-	pollSlow = 250 * time.Millisecond
+	pollFast  = 100 * time.Millisecond // in the first seconds, and near the end
+	pollSlow  = 250 * time.Millisecond
+	pollLeast = 50 * time.Millisecond // between two looks, when a round begins
 	// switchQuiet is how long nothing is asked once the guest was stopped for the switchover: libvirt and QEMU answer
 	// each question in the place of the steps that let the guest run again.
 	switchQuiet   = time.Second

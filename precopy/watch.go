@@ -26,7 +26,9 @@ func (d *drive) watch(ctx context.Context, result <-chan error) error {
 			return ctx.Err()
 		case e := <-d.events:
 			d.event(e)
-			continue
+			if e.Kind != hypervisor.EventRound || time.Since(d.read) < pollLeast {
+				continue
+			}
 		case <-d.news:
 		case <-tick.C:
 		}
@@ -98,7 +100,8 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{
-		JobStats: stats, Share: d.brake.share, Least: d.brake.least(), ShortQueue: d.keepQueue(now), Now: now,
+		JobStats: stats, Share: d.brake.share, ShortQueue: d.keepQueue(now), Now: now,
+		Least: d.brake.least(brakeSilence), Gentle: d.brake.least(gentleSilence),
 	})
 	if d.split() {
 		// No limit binds any more, and there is nothing left to decide.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -81,7 +82,7 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 	g.Go(func() error { return a.worker.Run(ctx) })
 	g.Go(func() error { return a.reporter.Run(ctx) })
 	g.Go(func() error { return a.watchLink(ctx) })
-	g.Go(func() error { return a.pokeOnEvents(ctx, host.Events()) })
+	g.Go(func() error { return pokeOnEvents(ctx, host.Events(), a.reporter.Poke) })
 	g.Go(func() error {
 		return serve.Run(ctx, serve.Config{
 			Address: s.MetricsAddress, TLS: serve.Files{CA: s.CA, Cert: s.Cert, Key: s.Key}, Insecure: s.Insecure,
@@ -116,20 +117,29 @@ func (a *agent) observe(m precopy.Migration) {
 	a.reporter.Poke()
 }
 
+// pokeAfter is how long after an event of a migration a report waits: in the middle of a switchover, and while the
+// guest takes up its work, QEMU and libvirt have better to do than to answer.
+const pokeAfter = 500 * time.Millisecond
+
 // pokeOnEvents reports afresh when a domain came or went, so that nobody looks for it in vain.
-func (a *agent) pokeOnEvents(ctx context.Context, events <-chan hypervisor.Event) error {
+func pokeOnEvents(ctx context.Context, events <-chan hypervisor.Event, poke func()) error {
+	var later <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-later:
+			later = nil
+			poke()
 		case e, ok := <-events:
-			if !ok {
+			switch {
+			case !ok:
 				return nil
-			}
-			// In the middle of a switchover nothing is asked that could wait: the guest stands still.
-			amid := e.Migration && (e.Kind == hypervisor.EventSuspended || e.Kind == hypervisor.EventStarted)
-			if e.Kind != hypervisor.EventRound && !amid {
-				a.reporter.Poke()
+			case e.Kind == hypervisor.EventRound || e.Migration && later != nil:
+			case e.Migration:
+				later = time.After(pokeAfter)
+			default:
+				poke()
 			}
 		}
 	}

@@ -24,16 +24,17 @@ func newThrottler(s *conf.Agent, log *slog.Logger) (open precopy.Throttler, clos
 		if err != nil {
 			return nil, err
 		}
-		return throttled{th, pause}, nil
+		return throttled{th}, nil
 	}, t.Close
 }
 
 type throttled struct {
 	*throttle.Throttle
-	pause time.Duration
 }
 
-func (t throttled) Least(use hypervisor.Cores) float64 { return throttle.Least(t.pause, use) }
+func (t throttled) Least(use hypervisor.Cores, silence time.Duration) float64 {
+	return throttle.Least(silence, use)
+}
 
 func (t throttled) Set(share float64) (float64, error) {
 	if err := t.Throttle.Set(share); err != nil {

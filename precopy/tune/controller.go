@@ -348,15 +348,16 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	if p, ok := c.slowed(g); ok && !c.held() && !periodic {
-		total := r.Elapsed + p.Duration
-		saved, spare := easy.Duration-p.Duration, forecast.Spare
-		if len(c.seen) < 3 {
-			spare = forecast.Unsure // what was known before may be of a load that comes and goes
-		}
-		if float64(saved) >= forecast.Worth*float64(p.lost) && float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(total) {
-			return c.slow(r, p)
-		}
+	spare := forecast.Spare
+	if len(c.seen) < 3 {
+		spare = forecast.Unsure // what was known before may be of a load that comes and goes
+	}
+	pays := func(p plan) bool {
+		return float64(easy.Duration-p.Duration) >= forecast.Worth*float64(p.lost) &&
+			float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
+	}
+	if p, ok := c.slowed(g, pays); ok && !c.held() && !periodic && pays(p) {
+		return c.slow(r, p)
 	}
 	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
 }
@@ -364,7 +365,8 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	p, ok := c.slowed(g)
+	now := func(p plan) bool { return c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget }
+	p, ok := c.slowed(g, now)
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
@@ -388,7 +390,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	}
 	if hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt); fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
-		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget {
+		if p, ok := c.slowed(hopeful, now); ok && now(p) {
 			c.hoped = true
 			return c.slow(r, p)
 		}

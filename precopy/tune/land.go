@@ -11,9 +11,18 @@ import (
 
 // A guest that is slowed until what is left fits into the pause.
 
-// slowed is what slowing the guest would do from now on; false when that is not allowed at all.
-func (c *Controller) slowed(g model.Growth) (plan, bool) {
-	deepest := max(forecast.LeastShare, c.prev.Least)
+// slowed is what slowing the guest would do from now on: gently, if that does what the caller wants, else as much
+// as can be. False when that is not allowed at all.
+func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool) {
+	if p, ok := c.slowedTo(g, c.prev.Gentle); c.prev.Gentle > c.prev.Least && ok && wanted(p) {
+		return p, true
+	}
+	return c.slowedTo(g, c.prev.Least)
+}
+
+// slowedTo is what slowing the guest, to that share at least, would do.
+func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
+	deepest := max(forecast.LeastShare, share)
 	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}

@@ -52,9 +52,10 @@ func (c *Controller) restart(r Reading, g model.Growth) (Decision, bool) {
 // staying is what going on as now costs, a lost second of guest work counting as [forecast.Worth]; false when the
 // attempt would be given up.
 func (c *Controller) staying(r Reading, g model.Growth) (time.Duration, bool) {
-	if p, ok := c.slowed(g); ok {
+	now := func(p plan) bool { return c.affordable(r, p, reserve) }
+	if p, ok := c.slowed(g, now); ok {
 		took := p.Duration
-		if !c.affordable(r, p, reserve) {
+		if !now(p) {
 			whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown))
 			took = max(took, whole-r.Elapsed)
 		}

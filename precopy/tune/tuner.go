@@ -38,6 +38,9 @@ type Reading struct {
 	Share float64
 	// Least is the smallest share that it can be brought to now; 1 when it can't be slowed.
 	Least float64
+	// Gentle is the smallest share by which the silences of a slowed guest leave room for a switchover within the
+	// promise; 0 is Least.
+	Gentle float64
 	// ShortQueue says that the queue in front of the link is kept short where QEMU writes into it
 	// (hypervisor/sockets): nothing is to be done about it by the stream's cap.
 	ShortQueue bool

@@ -24,8 +24,9 @@ const (
 	progressEvery = time.Second
 	abortTakes    = 50 * time.Millisecond
 	replyTakes    = 5 * time.Millisecond
-	// brakeSilence is the part of the promised pause that slowing a guest may silence it for.
-	brakeSilence = 0.6
+	// The parts of the promised pause that slowing a guest may silence it for: at all, and where that is enough.
+	brakeSilence  = 0.6
+	gentleSilence = 1.0 / 3
 )
 
 // startAgent starts a host's agent, or brings its network back: it takes up its name, reports, ends what has
@@ -168,6 +169,7 @@ type Running struct {
 	step    *Event // of the agent
 	tuner   tune.Tuner
 	least   float64
+	gentle  float64
 	share   float64 // of its speed that the guest runs at
 	asked   float64
 	limit   time.Duration
@@ -444,7 +446,7 @@ func (r *Running) poll() {
 	}
 	r.brake(rec.Migration)
 	r.tuner.Allow(r.allowed(rec.Migration))
-	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Now: s.At})
+	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Gentle: r.gentle, Now: s.At})
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
 	}
@@ -544,13 +546,15 @@ func (h *Host) sampled() *hypervisor.LinkLoad {
 
 // brake is the least share of its own CPU use that the guest can be brought to.
 func (r *Running) brake(m precopy.Migration) {
-	r.least = 1
+	r.least, r.gentle = 1, 1
 	if m.Policy.MaxSlowdown <= 0 || r.w.now-r.began < time.Second {
 		return
 	}
 	use := max(min(r.guest.Asked(r.w.now)/hypervisor.Cores(r.guest.VCPUs), 1), 0.05)
-	pause := time.Duration(brakeSilence * float64(m.Policy.MaxPause()))
-	r.least = min(1, throttle.Least(pause, use)/float64(use))
+	least := func(silence float64) float64 {
+		return min(1, throttle.Least(time.Duration(silence*float64(m.Policy.MaxPause())), use)/float64(use))
+	}
+	r.least, r.gentle = least(brakeSilence), least(gentleSilence)
 }
 
 // apply brings about what the tuner wants.

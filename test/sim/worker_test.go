@@ -197,14 +197,16 @@ type brake struct {
 
 func (b *brake) Set(share float64) (float64, error) {
 	if share < 1 {
-		share = max(share, b.Least(1))
+		share = max(share, b.Least(1, b.pause))
 	}
 	return share, b.host.Slow(context.Background(), b.id, share)
 }
 
 func (b *brake) Busiest() (hypervisor.Cores, error) { return 1, nil }
-func (b *brake) Least(use hypervisor.Cores) float64 { return throttle.Least(b.pause, use) }
-func (b *brake) SetUse(hypervisor.Cores)            {}
+func (b *brake) Least(use hypervisor.Cores, silence time.Duration) float64 {
+	return throttle.Least(silence, use)
+}
+func (b *brake) SetUse(hypervisor.Cores) {}
 func (b *brake) End() error {
 	_ = b.host.Slow(context.Background(), b.id, 1) // the guest may have left
 	return nil
