@@ -82,7 +82,7 @@ func (n *node) start(k kill) *agent {
 	}
 	a.worker.Hooks = n.hooks
 	if n.queue != nil {
-		a.worker.SendQueue = func(hypervisor.DomainID) SendQueue { return n.queue }
+		a.worker.SendQueue = func(hypervisor.DomainID, bool) SendQueue { return n.queue }
 	}
 	if n.brakes != nil {
 		a.worker.Throttle = n.brakes.open

@@ -51,6 +51,8 @@ type Migrator interface {
 type SendQueue interface {
 	// Keep is called at every look at the job. It reports whether the queue is short, and does not block for long.
 	Keep(now time.Time) (bool, error)
+	// Release is called when nobody calls Keep any more: nothing that was done may hold the stream back from then on.
+	Release()
 }
 
 // Update is what a Queue delivers: records that concern this host, as source or target.

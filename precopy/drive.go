@@ -95,7 +95,7 @@ func newDrive(w *Worker, rec Stored) *drive {
 	}
 	// Fixed policies stand for managers that know nothing of it.
 	if w.SendQueue != nil && rec.Policy.Tuning == "" {
-		d.queue = w.SendQueue(rec.UUID)
+		d.queue = w.SendQueue(rec.UUID, rec.Phase != Queued)
 	}
 	return d
 }
@@ -128,6 +128,9 @@ func (d *drive) run(ctx context.Context) {
 	}()
 	defer func() {
 		d.brake.release()
+		if d.queue != nil {
+			d.queue.Release()
+		}
 		cancel()
 		<-done
 		<-sent

@@ -17,9 +17,12 @@ import (
 
 // keptQueue is a queue that somebody keeps short, or fails to.
 type keptQueue struct {
-	looks atomic.Int64
-	err   error
+	looks    atomic.Int64
+	released atomic.Int64
+	err      error
 }
+
+func (q *keptQueue) Release() { q.released.Add(1) }
 
 func (q *keptQueue) Keep(time.Time) (bool, error) {
 	q.looks.Add(1)
@@ -48,8 +51,9 @@ func TestQueueIsKept(t *testing.T) {
 				if rec := w.awaitFinal(time.Minute); rec.Phase != Done {
 					w.t.Fatalf("ended %s (%s)", rec.Phase, rec.Reason)
 				}
-				if looked := q.looks.Load() > 0; looked != tc.looked {
-					w.t.Errorf("looked %d times", q.looks.Load())
+				w.src.stop()
+				if looked, released := q.looks.Load() > 0, q.released.Load() == 1; looked != tc.looked || released != tc.looked {
+					w.t.Errorf("looked %d times, released %d times", q.looks.Load(), q.released.Load())
 				}
 				if n := strings.Count(w.log.tail(1<<20), "not kept short"); n > 1 || (n == 1) != (tc.err != nil) {
 					w.t.Errorf("warned %d times", n)

@@ -408,6 +408,11 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 		}
 	}()
 	for {
+		if wait := time.Until(d.quiet); wait > 0 && !d.split() && !d.unwanted() {
+			if !sleep(ctx, wait) {
+				return seen, ctx.Err()
+			}
+		}
 		pctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		stats, err := d.w.Migrator.JobStats(pctx, d.domain)
 		cancel()

@@ -34,8 +34,9 @@ type Config struct {
 	Hooks HookRunner
 	// Throttle slows guests; nil where they can't be.
 	Throttle Throttler
-	// SendQueue keeps the queue of a leaving domain short; nil where that can't be had.
-	SendQueue func(hypervisor.DomainID) SendQueue
+	// SendQueue keeps the queue of a leaving domain short, whose migration has begun already or is yet to begin; nil
+	// where that can't be had.
+	SendQueue func(id hypervisor.DomainID, begun bool) SendQueue
 	// Observe is told of each migration that ended here, for metrics and a fresh report.
 	Observe func(Migration)
 }

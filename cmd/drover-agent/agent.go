@@ -71,8 +71,8 @@ func serveAgent(ctx context.Context, s *conf.Agent, log *slog.Logger) error {
 		Host: s.Name, Instance: a.instance, Migrator: host, Queue: &queue{agent: a}, Spool: spool,
 		Shares: func(ctx context.Context) <-chan precopy.ShareUpdate { return a.shares(ctx) },
 		Log:    log, Events: host.Events(), Observe: a.observe, Throttle: throttler,
-		SendQueue: func(id hypervisor.DomainID) precopy.SendQueue {
-			return sockets.NewKeeper(id, host.MigrationPorts())
+		SendQueue: func(id hypervisor.DomainID, begun bool) precopy.SendQueue {
+			return sockets.NewKeeper(id, host.MigrationPorts(), begun)
 		},
 		Hooks: vmHooks{a.hooks, s.LibvirtURI},
 	})

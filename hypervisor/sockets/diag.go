@@ -20,6 +20,8 @@ type Conn struct {
 	Acked, Received uint64
 	// MinRTT is the shortest time from a segment to its acknowledgement in the last minutes.
 	MinRTT time.Duration
+	// Busy is for how long it had data under way, and Held for how long its send buffer alone kept it from sending.
+	Busy, Held time.Duration
 }
 
 // Ports is a range of ports, both ends included.
@@ -39,6 +41,8 @@ const (
 	infoAcked        = 120 // offsets in struct tcp_info
 	infoReceived     = 128
 	infoMinRTT       = 148 // microseconds
+	infoBusy         = 168 // microseconds, from Linux 4.10 on
+	infoHeld         = 184
 )
 
 type diagRequest struct {
@@ -129,8 +133,10 @@ func parse(msg []byte) (Conn, bool) {
 		}
 		if info := rest[4:size]; kind == diagInfo && len(info) >= infoReceived+8 {
 			c.Acked, c.Received = binary.NativeEndian.Uint64(info[infoAcked:]), binary.NativeEndian.Uint64(info[infoReceived:])
-			if len(info) >= infoMinRTT+4 {
+			if len(info) >= infoHeld+8 {
 				c.MinRTT = time.Duration(binary.NativeEndian.Uint32(info[infoMinRTT:])) * time.Microsecond
+				c.Busy = time.Duration(binary.NativeEndian.Uint64(info[infoBusy:])) * time.Microsecond
+				c.Held = time.Duration(binary.NativeEndian.Uint64(info[infoHeld:])) * time.Microsecond
 			}
 			return c, true
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,9 +17,10 @@ import (
 )
 
 const (
-	// every is how often the streams are looked at, and watched the least time over which their rate is measured.
-	every   = 300 * time.Millisecond
-	watched = every
+	// every is how often the streams are looked at.
+	every = 400 * time.Millisecond
+	// findAgain is how long a domain's process that was not found is not looked for.
+	findAgain = 30 * time.Second
 	// streamAtLeast is what a connection must have carried to be taken for a stream: a console's may have
 	// an end at a port of the range by chance.
 	streamAtLeast = 4 << 20
@@ -30,90 +32,143 @@ var ErrNotFound = errors.New("the domain's QEMU process is not found")
 // Keeper keeps the queue in front of the link short for the streams of one domain that leaves this host. It
 // is used by one goroutine.
 type Keeper struct {
-	id    hypervisor.DomainID
-	ports Ports
-	proc  string // /proc
-	list  func(Ports) ([]Conn, error)
-	set   func(pid, fd int, cookie uint64, size hypervisor.Bytes) error
+	id     hypervisor.DomainID
+	ports  Ports
+	system system
 
 	pid     int
+	sought  time.Time
 	looked  time.Time
+	others  map[uint64]bool // connections, by their cookies, that are none of its streams
 	streams map[uint64]*stream
 	short   bool
-	failed  error // for good
+	failed  bool  // for good
+	untold  error // why it failed at the beginning
 }
 
-type stream struct {
-	acked  uint64
-	at     time.Time
-	buffer hypervisor.Bytes
+// system is the part of the kernel that a keeper uses.
+type system struct {
+	proc string // /proc
+	list func(Ports) ([]Conn, error)
+	set  func(pid, fd int, cookie uint64, size hypervisor.Bytes) error
 }
 
-// NewKeeper returns the keeper of a domain's streams, which go to these ports of other hosts.
-func NewKeeper(id hypervisor.DomainID, ports Ports) *Keeper {
-	return &Keeper{id: id, ports: ports, proc: "/proc", list: List, set: setBuffer, streams: map[uint64]*stream{}}
+// NewKeeper returns the keeper of a domain's streams, which go to these ports of other hosts. Connections that the
+// domain has there already are left alone if the migration is yet to begin: they may be to its storage.
+func NewKeeper(id hypervisor.DomainID, ports Ports, begun bool) *Keeper {
+	return newKeeper(id, ports, begun, system{"/proc", List, setBuffer})
+}
+
+func newKeeper(id hypervisor.DomainID, ports Ports, begun bool, s system) *Keeper {
+	k := &Keeper{id: id, ports: ports, system: s, others: map[uint64]bool{}, streams: map[uint64]*stream{}}
+	if begun {
+		return k
+	}
+	all, err := k.system.list(ports)
+	for _, c := range all {
+		k.others[c.Cookie] = true
+	}
+	k.failed, k.untold = err != nil, err // which are its streams can't be told
+	return k
 }
 
 // Keep looks at the streams if it has not just done so, and sets their buffers where that is worth it. It
 // reports whether all of the streams that there are have a short queue. Call it as often as the job is looked at.
 // An error of the kernel's refusal is returned once: nothing more is tried after that.
 func (k *Keeper) Keep(now time.Time) (bool, error) {
-	if k.failed != nil || now.Sub(k.looked) < every {
+	if err := k.untold; err != nil {
+		k.untold = nil
+		return false, err
+	}
+	if k.failed || now.Sub(k.looked) < every {
 		return k.short, nil
 	}
 	k.looked = now
 	short, err := k.look(now)
 	k.short = short && err == nil
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSYS) {
-		k.failed = err
+		k.failed = true
 	}
 	return k.short, err
 }
 
+// Release gives the buffers of the streams that there still are back to the kernel: nobody will look after them.
+func (k *Keeper) Release() {
+	for cookie, s := range k.streams {
+		if s.buffer > 0 {
+			_ = k.system.set(k.pid, s.fd, cookie, 0) // it is gone, most likely
+		}
+	}
+	k.streams, k.short, k.failed = map[uint64]*stream{}, false, true
+}
+
 func (k *Keeper) look(now time.Time) (bool, error) {
-	all, err := k.list(k.ports)
+	all, err := k.system.list(k.ports)
 	if err != nil {
 		return false, err
 	}
-	fds, err := k.sockets()
-	if err != nil {
-		return false, err
+	all = slices.DeleteFunc(all, func(c Conn) bool {
+		return !k.ports.holds(c.Remote) || c.Acked < streamAtLeast || k.others[c.Cookie]
+	})
+	isNew := func(c Conn) bool { return k.streams[c.Cookie] == nil }
+	if slices.ContainsFunc(all, isNew) {
+		if err := k.meet(all, now); err != nil {
+			return false, err
+		}
 	}
 	short, found := true, map[uint64]*stream{}
 	for _, c := range all {
-		fd, mine := fds[c.Inode]
-		if !mine || !k.ports.holds(c.Remote) || c.Acked < streamAtLeast {
+		s := k.streams[c.Cookie]
+		if s == nil || !s.at.Before(now) {
+			short = short && s == nil // not measured yet
+			if s != nil {
+				found[c.Cookie] = s
+			}
 			continue
 		}
-		s := k.streams[c.Cookie]
-		if s == nil {
-			s = &stream{acked: c.Acked, at: now}
-		}
-		found[c.Cookie] = s
-		if took := now.Sub(s.at); took >= watched {
-			rate := hypervisor.Rate(hypervisor.Bytes(c.Acked-s.acked), took)
-			s.acked, s.at = c.Acked, now
-			if size := next(s.buffer, rate, c.MinRTT); size != s.buffer {
-				if err := k.set(k.pid, fd, c.Cookie, size); err != nil {
-					return false, fmt.Errorf("send buffer of a stream: %w", err)
-				}
-				s.buffer = size
+		before := s.buffer
+		if size := s.decide(c, now, len(all)); size != before {
+			switch err := k.system.set(k.pid, s.fd, c.Cookie, size); {
+			case errors.Is(err, errReused), errors.Is(err, unix.EBADF), errors.Is(err, unix.ESRCH):
+				continue // closed meanwhile
+			case err != nil:
+				return false, fmt.Errorf("send buffer of a stream: %w", err)
 			}
 		}
-		short = short && s.buffer > 0
+		found[c.Cookie] = s
+		short = short && s.short()
 	}
 	k.streams = found
 	return short && len(found) > 0, nil
 }
 
+// meet finds out which of the connections are this domain's.
+func (k *Keeper) meet(all []Conn, now time.Time) error {
+	fds, err := k.sockets(now)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if k.streams[c.Cookie] != nil {
+			continue
+		}
+		if fd, mine := fds[c.Inode]; mine {
+			k.streams[c.Cookie] = &stream{fd: fd, acked: c.Acked, busy: c.Busy, held: c.Held, at: now, since: now, wait: measured}
+		} else {
+			k.others[c.Cookie] = true
+		}
+	}
+	return nil
+}
+
 // sockets are the file descriptors of the domain's QEMU process, by the inodes of their sockets.
-func (k *Keeper) sockets() (map[uint32]int, error) {
+func (k *Keeper) sockets(now time.Time) (map[uint32]int, error) {
 	if k.pid == 0 {
-		if err := k.find(); err != nil {
+		if err := k.find(now); err != nil {
 			return nil, err
 		}
 	}
-	dir := filepath.Join(k.proc, strconv.Itoa(k.pid), "fd")
+	dir := filepath.Join(k.system.proc, strconv.Itoa(k.pid), "fd")
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		k.pid = 0
@@ -125,8 +180,11 @@ func (k *Keeper) sockets() (map[uint32]int, error) {
 	out := map[uint32]int{}
 	for _, e := range entries {
 		to, err := os.Readlink(filepath.Join(dir, e.Name()))
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
 			continue // closed meanwhile
+		}
+		if err != nil {
+			return nil, err
 		}
 		inode, isSocket := strings.CutPrefix(to, "socket:[")
 		n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 32)
@@ -140,8 +198,12 @@ func (k *Keeper) sockets() (map[uint32]int, error) {
 
 // find looks for the domain's QEMU process by its arguments, as a pid file's name depends on the domain's
 // name and on where this libvirt keeps its state.
-func (k *Keeper) find() error {
-	procs, err := os.ReadDir(k.proc)
+func (k *Keeper) find(now time.Time) error {
+	if now.Sub(k.sought) < findAgain {
+		return ErrNotFound
+	}
+	k.sought = now
+	procs, err := os.ReadDir(k.system.proc)
 	if err != nil {
 		return err
 	}
@@ -151,7 +213,7 @@ func (k *Keeper) find() error {
 		if err != nil {
 			continue
 		}
-		cmdline, err := os.ReadFile(filepath.Join(k.proc, e.Name(), "cmdline"))
+		cmdline, err := os.ReadFile(filepath.Join(k.system.proc, e.Name(), "cmdline"))
 		if err != nil || !bytes.Contains(cmdline, args) {
 			continue
 		}
@@ -170,7 +232,7 @@ func (k *Keeper) find() error {
 // errReused: the descriptor is another socket's by now.
 var errReused = errors.New("the connection is closed")
 
-// setBuffer sets the send buffer of another process's socket. The copy of the descriptor lives for a few
+// setBuffer sets the send buffer of another process's socket; 0 gives it back to the kernel. The copy of the descriptor lives for a few
 // microseconds: as long as it does, the connection does not end by the process's closing it.
 func setBuffer(pid, fd int, cookie uint64, size hypervisor.Bytes) error {
 	p, err := unix.PidfdOpen(pid, 0)
@@ -186,9 +248,23 @@ func setBuffer(pid, fd int, cookie uint64, size hypervisor.Bytes) error {
 	if got, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || got != cookie {
 		return errReused
 	}
-	// The kernel doubles what it is told, to have room for its own bookkeeping (socket(7)).
-	if err := unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, int(size/2)); err != nil {
-		return fmt.Errorf("SO_SNDBUFFORCE: %w", err)
+	set := func(name string, option, value int) error {
+		if err := unix.SetsockoptInt(s, unix.SOL_SOCKET, option, value); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
 	}
+	// The kernel doubles what it is told, to have room for its own bookkeeping (socket(7)).
+	if size > 0 {
+		return set("SO_SNDBUFFORCE", unix.SO_SNDBUFFORCE, int(size/2))
+	}
+	if err := set("SO_SNDBUFFORCE", unix.SO_SNDBUFFORCE, int(kernelsMost/2)); err != nil {
+		return err
+	}
+	// From Linux 5.15 on the kernel goes on to size it; before, it stays that large.
+	_ = set("SO_BUF_LOCK", unix.SO_BUF_LOCK, 0)
 	return nil
 }
+
+// kernelsMost is the largest buffer that the kernel makes by itself, as it comes (tcp_wmem).
+const kernelsMost = 4 * hypervisor.MiB

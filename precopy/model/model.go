@@ -160,7 +160,6 @@ type Input struct {
 	Growth Growth
 	// Rest is what has to be sent before the next sync: all memory that is in use, at the start.
 	Rest      hypervisor.Bytes
-	Ran       time.Duration             // since the last sync, at the pace of Growth
 	Bandwidth hypervisor.BytesPerSecond // of the stream while it copies
 	Switch    hypervisor.BytesPerSecond // at switchover, when the cap is lifted; 0 is Bandwidth
 	Limit     time.Duration             // the downtime limit
@@ -192,13 +191,12 @@ func Predict(in Input) Forecast {
 	for f.Rounds = 1; f.Rounds <= maxRounds; f.Rounds++ {
 		t := in.Bandwidth.Time(rest)
 		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+rest
-		next, began := in.Growth.Dirtied(satAdd(t, in.Ran)), rest+hypervisor.Bytes(float64(in.Bandwidth)*in.Ran.Seconds())
-		in.Ran = 0
+		next := in.Growth.Dirtied(t)
 		if next <= fits {
 			f.Converges, rest = true, next
 			break
 		}
-		if float64(next) > 0.98*float64(began) {
+		if float64(next) > 0.98*float64(rest) {
 			rest = next
 			break
 		}

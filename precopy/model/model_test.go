@@ -81,27 +81,6 @@ func TestShareIsJustEnough(t *testing.T) {
 }
 
 // More bandwidth, a higher limit or a slower guest never makes it worse.
-// In the middle of a pass the forecast is the same as at its beginning, less what has passed.
-func TestPredictFromTheMiddle(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := Input{
-			Growth: drawGrowth(t), Rest: hypervisor.Bytes(rapid.Int64Range(1, 8192).Draw(t, "rest")) * mib,
-			Bandwidth: drawRate(t, "bandwidth"), Limit: time.Duration(rapid.Int64Range(1, 1000).Draw(t, "limit")) * time.Millisecond,
-		}
-		whole := Predict(in)
-		gone := hypervisor.Bytes(rapid.Float64Range(0, 1).Draw(t, "gone") * float64(in.Rest))
-		middle := in
-		middle.Rest, middle.Ran = in.Rest-gone, in.Bandwidth.Time(gone)
-		f := Predict(middle)
-		if f.Converges != whole.Converges || f.Rounds != whole.Rounds {
-			return // at the edge, where rounding tells
-		}
-		if off := f.Duration + middle.Ran - whole.Duration; off.Abs() > whole.Duration/1000+time.Millisecond {
-			t.Fatalf("%+v from the middle, %+v from the beginning, %s before", f, whole, middle.Ran)
-		}
-	})
-}
-
 func TestPredictIsMonotone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := Input{

@@ -236,8 +236,7 @@ type plan struct {
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
 	p := plan{share: share, pause: pause}
 	p.Forecast = model.Predict(model.Input{
-		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Ran: time.Duration(float64(c.ran) / share),
-		Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
+		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
 	})
 	p.lost = time.Duration((1 - share) * float64(p.Duration))
 	return p
@@ -373,13 +372,10 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		}
 		// The intent is a share of the whole time: later it is affordable. A guest is best slowed from the beginning of
 		// a pass: what it has written before has to be sent anyway.
-		whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown))
-		begin := r.Elapsed
-		for pass := max(c.speed().Time(c.size), batch); begin < whole-p.Duration; {
-			begin += pass
-		}
-		late := begin+p.Duration > budget-budget/20
-		if late && c.affordable(r, p, lastChance) {
+		whole := time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
+		pass := max(c.speed().Time(c.size), batch)
+		passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
+		if r.Elapsed+passes*pass+p.Duration > budget-budget/20 && c.affordable(r, p, lastChance) {
 			return c.slow(r, p)
 		}
 		if whole <= budget-budget/10 {

@@ -229,3 +229,38 @@ func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {
 	}
 	t.Errorf("not over, the limit at %s", c.Limit())
 }
+
+// TestGuestIsSlowedGentlyIfThatIsEnough is of guests that are to be slowed: by no more than leaves room for a
+// switchover within the promise, unless only more lets them converge.
+func TestGuestIsSlowedGentlyIfThatIsEnough(t *testing.T) {
+	const deep, gentle = 0.28, 0.5
+	for name, tc := range map[string]struct {
+		rate   hypervisor.Bytes // dirtied per second
+		deeper bool
+	}{
+		"a little faster than the link": {46 * mib, false}, "half as fast again": {64 * mib, false}, "far faster": {130 * mib, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, MaxSlowdown: 0.5, Budget: time.Hour, Memory: 600 * mib})
+			r := tune.Reading{Least: deep, Gentle: gentle, JobStats: hypervisor.JobStats{MemTotal: 600 * mib, MemRemaining: 400 * mib, Round: 1}}
+			set := 200 * mib
+			for dirtied := 0.0; c.Share() == 1 && r.Elapsed < 3*time.Minute; {
+				sent := 42 * mib / 10
+				r.Elapsed += 100 * time.Millisecond
+				r.MemProcessed += sent
+				// A set that saturates: each write meets what is clean with the chance of its part.
+				dirtied += float64(tc.rate) / 10 * (1 - dirtied/float64(set))
+				if r.MemRemaining -= sent; r.MemRemaining <= 0 {
+					r.MemRemaining, r.Round, dirtied = hypervisor.Bytes(dirtied), r.Round+1, 0
+				}
+				r.Share = c.Share()
+				if d := c.Step(r); d.Action != tune.Wait {
+					t.Fatalf("%s: %s", r.Elapsed, d.Text)
+				}
+			}
+			if s := c.Share(); s == 1 || s < gentle != tc.deeper {
+				t.Errorf("slowed to %.2f", s)
+			}
+		})
+	}
+}

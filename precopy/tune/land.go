@@ -80,12 +80,16 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	case last && !(comes && c.affordable(r, p, 1)):
 	case comes || r.Round-c.landing < 4:
 		return c.slowing(p)
+	case c.pause < promise:
+		// A longer pause within the promise costs the guest less than to be slowed more.
+		c.raise(promise)
+		return c.slowing(p)
 	case c.share > deepest:
 		c.brake(r, deepest)
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
 	if c.longer(r, need, ceiling, last) {
-		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: pause limit raised to %s", c.limit.Round(time.Millisecond))}
+		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}
 	}
 	return c.giveUp(r)
 }
@@ -97,7 +101,7 @@ func (c *Controller) longer(r Reading, need, ceiling time.Duration, hurry bool) 
 	if need > ceiling {
 		return false
 	}
-	if r.Elapsed-c.raised < settle {
+	if r.Elapsed-c.raised < max(settle, 2*c.pause) { // at least a pass of what is allowed
 		return true
 	}
 	next := min(c.pause*3/2, ceiling)

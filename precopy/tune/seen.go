@@ -44,7 +44,9 @@ func (c *Controller) note(r Reading) {
 		if c.start.Bandwidth > 0 {
 			c.wire = min(c.wire, c.start.Bandwidth)
 		}
-		c.best = max(c.best, c.wire)
+		if r.Elapsed-o.at >= time.Second {
+			c.best = max(c.best, c.wire)
+		}
 	}
 	c.pace.note(c.prev, r)
 	if r.Round == c.round || r.Round <= 1 {
