@@ -87,7 +87,7 @@ func TestMonitorHangsBeforeTheStart(t *testing.T) {
 func TestDowntimeIsSetInTheEnd(t *testing.T) {
 	s := setting{
 		domain: sim.DomainConfig{Pattern: sim.Pattern{Kind: sim.Pages, Rate: 100_000, WorkingSet: 5 << 18}},
-		policy: &Policy{MaxPauseMS: 140, MaxPauseCeilingMS: 140, BudgetSeconds: 300},
+		policy: &Policy{MaxPauseMS: 155, MaxPauseCeilingMS: 155, BudgetSeconds: 300},
 	}
 	inWorld(t, s, func(w *world) {
 		w.src.flaky.Store(3)

@@ -384,7 +384,8 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
 		}
 	}
-	if hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt); fits && !c.hoped && hopeful.Rate < g.Rate {
+	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
+	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
 		if p, ok := c.slowed(hopeful, now); ok && now(p) {
 			c.hoped = true
@@ -401,6 +402,10 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		if c.stalledFor(r) < 4*patience {
 			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 		}
+	}
+	if p := c.try(hopeful, 1, c.sending(c.start.MaxPause)); fits && len(c.seen) < 3 && p.Converges && r.Elapsed+p.Duration <= budget {
+		// One or two passes do not tell so exactly: it may well end by itself.
+		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at about %s, which may just be sent: another pass will tell", g.Rate)}
 	}
 	return c.giveUp(r)
 }
