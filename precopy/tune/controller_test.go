@@ -221,7 +221,7 @@ func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {
 		}
 		if c.Limit().Seconds()*float64(speed) >= float64(least) {
 			// QEMU switches over.
-			if most := 3 * (speed.Time(least)) / 2; c.Limit() > most {
+			if most := 3 * speed.Time(least) / 2; c.Limit() > most {
 				t.Errorf("%s are enough, and the limit is %s", speed.Time(least), c.Limit())
 			}
 			return
