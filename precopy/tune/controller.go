@@ -365,7 +365,8 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
 	now := func(p plan) bool { return c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget }
-	p, ok := c.slowed(g, now)
+	// Slowed gently a guest takes longer, and forecasts of what takes long err by much.
+	p, ok := c.slowed(g, func(p plan) bool { return now(p) && r.Elapsed+p.Duration <= budget/10*6 })
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
@@ -375,10 +376,10 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		whole := time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
 		pass := max(c.speed().Time(c.size), batch)
 		passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
-		if r.Elapsed+passes*pass+p.Duration > budget-budget/20 && c.affordable(r, p, lastChance) {
+		switch late := r.Elapsed+passes*pass+p.Duration > budget-budget/20; {
+		case late && c.affordable(r, p, lastChance):
 			return c.slow(r, p)
-		}
-		if whole <= budget-budget/10 {
+		case !late:
 			return Decision{Reason: AtPromise, Text: fmt.Sprintf(
 				"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
 				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
