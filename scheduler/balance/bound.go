@@ -28,7 +28,7 @@ func (b *bound) follow(x, done, step float64) {
 	}
 	off := max(-1, min(1, (x/b.limit-1)/followed))
 	b.weight = max(b.first/1000, min(b.weight*math.Exp(step*off), b.first*1000))
-	b.earned = max(earnedAtLast, 1-earnedSlope*done)
+	b.earned = max(earnedAtLast, min(1, earnedSlope*(1-done)))
 }
 
 // firm makes an exceeded bound weigh more.

@@ -24,9 +24,10 @@
 //
 // Simulated annealing over placements, not over sequences of moves: a domain moves once, to where it
 // stays, whatever was tried in between. A step relocates one domain, takes a move back, lets another
-// domain go instead, or exchanges two; each is judged in constant time, from sums that are kept. It runs
-// for a number of evaluations, not for a time, so the same problem gives the same plan on any machine. Large
-// fleets are searched in two parts at the same time, whose hosts are drawn anew a thousand times (crew.go).
+// domain go instead, or exchanges two. It goes through where to, or with which, one after another (scan.go);
+// each is judged in constant time, from sums that are kept. The search runs for a number of evaluations, not
+// for a time, so the same problem gives the same plan on any machine. Large fleets are searched in two parts
+// at the same time, whose hosts are drawn anew a thousand times (crew.go).
 //
 // # What always holds
 //

@@ -3,9 +3,9 @@ package balance
 import "math"
 
 const (
-	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one. With so
+	// The search starts accepting what costs about a seventh of a move more, and ends at a fiftieth of one. With so
 	// many changes for each item it has the time to start where more is accepted.
-	hottest, coldest   = 0.15, 0.01
+	hottest, coldest   = 0.15, 0.02
 	hotter, hotChanges = 0.3, 3000
 	// It starts hotter where there is more to gain than that: at this share of what each item has a part in.
 	hotShare = 0.05
@@ -21,12 +21,13 @@ const (
 	firmer = 4
 	// A weight that is followed changes by a factor of e in this part of the adjustments, less if the bound is
 	// off by less than that share.
-	followStep, followed = 0.005, 0.05
+	followStep, followed = 0.007, 0.025
 	// adjustments of the temperature and of the bounds' weights, in the course of a search.
 	adjustments = 1000
 	// Below a bound its weight is earned back, at first in full, so that the search passes freely from one
-	// side to the other; by so much less as it goes on, and this much at the end.
-	earnedSlope, earnedAtLast = 1.05, 0.02
+	// side to the other: otherwise little can be changed once it has come to the bounds. In the last part it is
+	// earned back by so much less as the search goes on, and this much at the end.
+	earnedSlope, earnedAtLast = 6, 0.02
 )
 
 // random is SplitMix64: small, fast, and the same everywhere.
@@ -67,6 +68,9 @@ type search struct {
 	maxMoves    bound
 	maxGiB      bound
 	evaluations int
+	slope       slope // where the placement was last looked at
+	temperature float64
+	spent       int             // of a run's budget, in candidates
 	gaveUp      map[int32]given // wanted moves that are not in the plan
 	best        []int32         // the best placement seen; by item
 	bestValue   [2]float64      // its excess and cost
@@ -196,13 +200,16 @@ func (x *search) cool(budget int, from float64) {
 	x.note()
 }
 
-// run tries so many changes at a temperature. From the given one on it remembers the placement whenever that is
+// run spends so many evaluations at a temperature. From the given one on it remembers the placement whenever that is
 // better than any before and keeps the bounds.
-func (x *search) run(changes int, temperature float64, noting int) {
+func (x *search) run(evaluations int, temperature float64, noting int) {
 	current := x.value(&x.totals)
-	for k := range changes {
+	x.temperature = temperature
+	for x.spent = 0; x.spent < evaluations*evaluation; {
+		late := x.spent >= noting*evaluation
+		x.spent += evaluation
 		v := x.step(current, temperature*x.rng.exponential())
-		if v != current && k > noting && x.excess(&x.totals) == 0 && (x.bestValue[0] > 0 || x.cost(&x.totals) < x.bestValue[1]) {
+		if v != current && late && x.excess(&x.totals) == 0 && (x.bestValue[0] > 0 || x.cost(&x.totals) < x.bestValue[1]) {
 			x.note()
 		}
 		current = v
@@ -215,41 +222,26 @@ func (x *search) step(current, allowed float64) float64 {
 	switch {
 	case kind == 0:
 		return x.swap(current, allowed)
-	case kind < 6 || len(x.moved) == 0:
-		return x.relocate(x.pick(), x.target(), current, allowed)
-	case kind < 8:
-		return x.relocate(x.someMoved(), x.target(), current, allowed)
+	case kind < 3 || len(x.moved) == 0:
+		return x.shift(x.pick(), current, allowed)
+	case kind < 5:
+		return x.shift(x.likely(), current, allowed)
+	case kind < 7:
+		return x.shift(x.someMoved(), current, allowed)
 	case kind < 9:
-		if i := x.someReturn(); i >= 0 {
-			return x.relocate(i, x.items[i].home, current, allowed)
-		}
-		return current
-	case kind < 14:
-		return x.replace(kind == 9, current, allowed)
-	default:
-		return x.trade(x.someMoved(), x.someMoved(), current, allowed)
+		return x.exchange(x.someMoved(), x.moved, current, allowed)
+	case kind < 10:
+		return x.replace(current, allowed)
 	}
-}
-
-// replace takes a move back and lets another domain go instead: one of the same host, or, if anyone, of any.
-func (x *search) replace(anyone bool, current, allowed float64) float64 {
 	i := x.someReturn()
 	if i < 0 {
 		return current
 	}
-	home, t := x.items[i].home, x.at[i]
-	if anyone {
-		j := x.pick()
-		if j >= 0 && x.rng.below(2) == 0 {
-			t = x.target()
-		}
-		return x.both(i, home, j, t, current, allowed)
+	home := x.items[i].home
+	if kind < 13 {
+		return x.relocate(i, home, current, allowed)
 	}
-	there := x.on[home]
-	if len(there) == 0 {
-		return current
-	}
-	return x.trade(i, there[x.rng.below(len(there))], current, allowed)
+	return x.exchange(i, x.on[home], current, allowed)
 }
 
 // swap exchanges an item of a full host with one of an empty host.
@@ -310,16 +302,22 @@ func (x *search) pick() int32 {
 		}
 		return x.movers[x.rng.below(len(x.movers))]
 	}
+	h := x.fullest()
+	if len(x.on[h]) == 0 {
+		return -1
+	}
+	return x.on[h][x.rng.below(len(x.on[h]))]
+}
+
+// fullest returns the fullest of three hosts.
+func (x *search) fullest() int32 {
 	h := x.host()
 	for range 2 {
 		if q := x.host(); x.full[q] > x.full[h] {
 			h = q
 		}
 	}
-	if len(x.on[h]) == 0 {
-		return -1
-	}
-	return x.on[h][x.rng.below(len(x.on[h]))]
+	return h
 }
 
 // target returns the emptiest of three hosts.

@@ -172,6 +172,10 @@ func (s *state) resum() {
 // change is what comes to a host, or leaves it where negative.
 type change struct{ mem, cpu, vari, net, vcpus float64 }
 
+// comes and leaves are what an item does to a host's loads.
+func (x *item) comes() change  { return change{x.mem, x.cpu, x.vari, x.net, x.vcpus} }
+func (x *item) leaves() change { return change{-x.mem, -x.cpu, -x.vari, -x.net, -x.vcpus} }
+
 // shifted takes the change of a host's loads into account.
 func (s *state) shifted(n *totals, h int32, d change) {
 	x, l := &s.hosts[h], &s.loads[h]
@@ -215,8 +219,8 @@ func (s *state) travelled(n *totals, i, t int32) {
 // after returns the totals if the item moved to the host; nothing is changed.
 func (s *state) after(i, t int32) totals {
 	n, x, from := s.totals, &s.items[i], s.at[i]
-	s.shifted(&n, from, change{-x.mem, -x.cpu, -x.vari, -x.net, -x.vcpus})
-	s.shifted(&n, t, change{x.mem, x.cpu, x.vari, x.net, x.vcpus})
+	s.shifted(&n, from, x.leaves())
+	s.shifted(&n, t, x.comes())
 	s.travelled(&n, i, t)
 	return n
 }
