@@ -253,7 +253,8 @@ func (a *fakeAgent) drive(ctx context.Context, m precopy.Stored) {
 		case kind == "slow" && m.Cancel != nil:
 			a.end(ctx, m, precopy.Aborted, "cancelled", "cancelled by "+m.Cancel.By)
 			return
-		case kind == "web" && i > 5, kind == "late" && m.Cancel != nil && i > 5:
+		case kind == "web" && i > 18, // longer than from one line of progress to the next
+			kind == "late" && m.Cancel != nil && i > 5:
 			a.end(ctx, m, precopy.Done, "", "")
 			return
 		}
