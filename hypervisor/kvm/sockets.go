@@ -32,18 +32,12 @@ func (h *Host) LinkCounters() (hypervisor.LinkCounters, error) {
 // MigrationPorts are those that streams and copies of disks go to, by this host's configuration: the others'
 // is taken to be the same.
 func (h *Host) MigrationPorts() sockets.Ports {
-	low, high := h.qemuConf.migrationPorts()
-	return sockets.Ports{Low: low, High: high}
-}
-
-// migrationPorts are those that QEMU listens on for streams and for copies of disks.
-func (c *qemuConf) migrationPorts() (low, high uint16) {
 	port := func(key string, otherwise uint16) uint16 {
-		n, err := strconv.ParseUint(c.first(key, ""), 10, 16)
+		n, err := strconv.ParseUint(h.qemuConf.first(key, ""), 10, 16)
 		if err != nil || n == 0 {
 			return otherwise
 		}
 		return uint16(n)
 	}
-	return port("migration_port_min", 49152), port("migration_port_max", 49215)
+	return sockets.Ports{Low: port("migration_port_min", 49152), High: port("migration_port_max", 49215)}
 }
