@@ -33,7 +33,7 @@ type throttled struct {
 }
 
 func (t throttled) Least(use hypervisor.Cores, silence time.Duration) float64 {
-	return throttle.Least(silence, use)
+	return t.Throttle.Least(silence, use)
 }
 
 func (t throttled) Set(share float64) (float64, error) {

@@ -15,25 +15,48 @@ type Bandwidth struct {
 }
 
 const (
-	// slice is the quota that a busy vCPU is given. It is longer than a tick of a 250 Hz kernel: an
-	// overrun of one tick then never costs a whole further period.
+	// slice is the quota that a busy vCPU is given where a spent one is noticed at the kernel's tick. It is longer than
+	// a tick of a 250 Hz kernel: an overrun of one tick then never costs a whole further period.
 	slice = 5 * time.Millisecond
 	// leastQuota is the shortest that the kernel takes, and burst the work that a vCPU which is mostly
-	// idle does in one go: what its timers owe for so long.
+	// idle does in one go: what its timers owe for so long. Periods need not be shorter than that either.
 	leastQuota = time.Millisecond
 	burst      = 10 * time.Millisecond
-	// silentPeriods is how many periods a vCPU may stand still at most: a tick that comes late on a
-	// loaded host lets it run over by more than a quota, and it then misses the next period.
-	silentPeriods = 2
 	// leastShare is the smallest share ever set: below it a guest's own clocks and watchdogs suffer.
 	leastShare = 0.01
 )
 
-// quotaFor returns the quota that suits a vCPU which uses so much of a core when it is not throttled.
-// A busy one runs until the tick that finds its quota spent; one that is mostly idle stops by itself
-// before, so that a short quota, and with it a small share, costs no longer silence.
-func quotaFor(use float64) time.Duration {
-	return min(slice, max(leastQuota, time.Duration(use*float64(burst)).Truncate(time.Microsecond)))
+// timing says how soon it is noticed that a quota is spent.
+type timing int
+
+const (
+	// ticking: at the kernel's tick. One that comes late on a loaded host lets a vCPU run over by more than a
+	// quota, and it then misses the next period: it may stand still for two.
+	ticking timing = iota + 1
+	// beating: at each beat of a metronome, which is shorter than any quota: it stands still for one period.
+	beating
+)
+
+// silentPeriods is how many periods a vCPU may stand still at most.
+func (t timing) silentPeriods() time.Duration {
+	if t == beating {
+		return 1
+	}
+	return 2
+}
+
+// pieces returns the quota that suits a vCPU which uses so much of a core when it is not throttled and shall have
+// that share of one, and the longest period for it. At ticks a busy one runs until the tick that finds its
+// quota spent; one that is mostly idle stops by itself before, so that a short quota, and with it a small share, costs
+// no longer silence. At beats the quota is what makes a period short.
+func (t timing) pieces(share, use float64, pause time.Duration) (quota, longest time.Duration) {
+	if t == beating {
+		longest = t.longestPeriod(pause, leastQuota)
+		quota = time.Duration(share * float64(min(burst, longest))).Truncate(time.Microsecond)
+		return min(slice, max(leastQuota, quota)), longest
+	}
+	quota = min(slice, max(leastQuota, time.Duration(use*float64(burst)).Truncate(time.Microsecond)))
+	return quota, t.longestPeriod(pause, quota)
 }
 
 // Share returns how many cores the group may use, +Inf without a limit.
@@ -44,28 +67,34 @@ func (b Bandwidth) Share() float64 {
 	return float64(b.Quota) / float64(b.Period)
 }
 
-// Least returns the smallest share of a core that can be set without silencing for the pause or longer
+// least returns the smallest share of a core that can be set without silencing for the pause or longer
 // a vCPU that uses so much of a core when it is not throttled. It is 1 for pauses too short to
 // throttle within.
-func Least(pause time.Duration, use hypervisor.Cores) float64 {
-	quota := quotaFor(float64(use))
-	return min(1, quota.Seconds()/longestPeriod(pause, quota).Seconds())
+func (t timing) least(pause time.Duration, use hypervisor.Cores) float64 {
+	quota, longest := t.pieces(leastShare, float64(use), pause)
+	return min(1, quota.Seconds()/longest.Seconds())
 }
+
+// Least is the smallest share of a core that can be set without silencing for the pause or longer a vCPU that uses
+// so much of a core when it is not throttled, where the host's agent may schedule in real time: what models of hosts
+// reckon with. [Throttle.Least] is this host's.
+func Least(pause time.Duration, use hypervisor.Cores) float64 { return beating.least(pause, use) }
 
 // longestPeriod returns the period that keeps every silence strictly below the pause, with a fifth of
 // it left for what a host with other work adds. It is never less than the quota, which means no
 // throttling.
-func longestPeriod(pause, quota time.Duration) time.Duration {
-	p := ((pause - 1) / 5 * 4 / silentPeriods).Truncate(time.Microsecond)
+func (t timing) longestPeriod(pause, quota time.Duration) time.Duration {
+	p := ((pause - 1) / 5 * 4 / t.silentPeriods()).Truncate(time.Microsecond)
 	return min(max(p, quota), time.Duration(float64(quota)/leastShare), time.Second)
 }
 
-// plan returns the bandwidth for a vCPU that may use the share of a core, in pieces of quota, and must
-// not be silenced for the pause by it. ceiling is the share that the group's own original limit and those above it leave;
+// plan returns the bandwidth for a vCPU that uses so much of a core, may use the share of one, and must
+// not be silenced for the pause by that. ceiling is the share that the group's own original limit and those above it leave;
 // where they are as strict as the plan, or nothing can be done within the pause, the original stands.
-func plan(share float64, quota, pause time.Duration, original Bandwidth, ceiling float64) Bandwidth {
+func (t timing) plan(share, use float64, pause time.Duration, original Bandwidth, ceiling float64) Bandwidth {
+	quota, longest := t.pieces(share, use, pause)
 	period := time.Duration(math.Ceil(quota.Seconds()/max(share, leastShare)*1e6)) * time.Microsecond
-	b := Bandwidth{Quota: quota, Period: min(max(period, leastQuota), longestPeriod(pause, quota))}
+	b := Bandwidth{Quota: quota, Period: min(max(period, leastQuota), longest)}
 	if b.Share() >= min(1, ceiling) {
 		return original
 	}

@@ -26,13 +26,17 @@
 // # Silence
 //
 // A throttled vCPU stands still until its period ends. The scheduler notices an exhausted quota only at
-// its tick (4 ms with 250 Hz), and takes what ran over from the next periods: with quotas shorter than
-// a tick the guest stands still for several periods. Hence quotas of 5 ms, and periods that make the
-// share. Measured with a busy thread on a loaded 2-core machine at 250 Hz: shares within 0.03 of what
-// was asked from 0.03 to 0.8, silences of one period less one quota, at times one period more; a 1 ms
-// quota in 20 ms gave 77 ms instead of the 19 ms that the figures suggest. So a silence is reckoned as
-// two periods, and a fifth of the pause is left for what a host with other work adds. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds QEMU's
-// big lock stops the migration too.
+// its tick (4 ms with 250 Hz), or when another thread takes the vCPU's place, and takes what ran over from the next
+// periods: with quotas shorter than a tick the guest stands still for several periods. Hence a metronome while a guest is
+// slowed: a real-time thread for each vCPU, which follows it from CPU to CPU and interrupts it every half a
+// millisecond. Quotas of a millisecond are kept exactly then, and a silence is one period. Measured with a busy thread
+// on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
+//
+// Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 5 ms,
+// and periods make the share: shares within 0.03 of what was asked from 0.03 to 0.8, silences of one period less one
+// quota, at times one period more, so that a silence is reckoned as two periods. Either way a fifth of the pause is left
+// for what a host with other work adds. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds
+// QEMU's big lock stops the migration too.
 //
 // A quota acts on what a vCPU really uses: a guest at 10 % is not slowed by a share of 0.2. Use tells
 // what each vCPU uses; close the loop on that and on the dirty rate.
@@ -44,6 +48,6 @@
 // kernel's side was tried. README.md has the figures.
 //
 // The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
-// throttle.go (Throttler, Throttle), usage.go, spool.go, recover.go, guard.go (the watchdog's parent),
-// watchdog.go (the watchdog).
+// throttle.go (Throttler, Throttle), metronome.go (when there is one), beat_cgo.go (its threads), usage.go, spool.go,
+// recover.go, guard.go (the watchdog's parent), watchdog.go (the watchdog).
 package throttle

@@ -140,6 +140,7 @@ func (k kernel) groups(pid int, mounts []cgroupMount) ([]group, error) {
 			continue // a thread that ended meanwhile
 		}
 		if g, ok := locate(parseCgroup(string(text)), mounts); ok {
+			g.thread, _ = strconv.Atoi(t.Name())
 			byVCPU[g.vcpu] = g
 		}
 	}

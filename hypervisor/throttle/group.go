@@ -21,6 +21,8 @@ type group struct {
 	acct string // of the accounting, the same directory with v2
 	top  string // the mount point above dir
 	v2   bool
+	// thread is the vCPU's, where it was found by that.
+	thread int
 }
 
 // Names of the kernel's files.

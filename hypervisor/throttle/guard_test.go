@@ -68,7 +68,7 @@ func testHolder(args []string) error {
 	}
 	th, err := New(Config{
 		Dir: args[1], Watchdog: []string{roleWatchdog, args[0]},
-		Logger: slog.New(slog.DiscardHandler), kernel: &kernel{proc: args[0], write: writeFile},
+		Logger: slog.New(slog.DiscardHandler), kernel: &kernel{proc: args[0], write: writeFile}, metronomes: noMetronomes,
 	})
 	if err != nil {
 		return err

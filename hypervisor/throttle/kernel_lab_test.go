@@ -3,6 +3,7 @@
 package throttle
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,9 @@ import (
 // roleQEMU is a process that looks like the domain's QEMU: one thread of it, in the group of a vCPU,
 // computes for ever.
 const roleQEMU = "test-qemu"
+
+// silenceEvery is how often it says how long it stood still at most.
+const silenceEvery = 200 * time.Millisecond
 
 // layOut makes groups as libvirt does, in whichever layout this machine has, and returns the files
 // that take the thread of vCPU 0.
@@ -86,7 +90,15 @@ func testQEMU(files []string) error {
 		}
 	}
 	fmt.Println("running")
-	for began := time.Now(); time.Since(began) < 10*time.Minute; { // or until it is killed
+	began := time.Now()
+	last, told, longest := began, began, time.Duration(0)
+	for last.Sub(began) < 10*time.Minute { // or until it is killed
+		now := time.Now()
+		longest = max(longest, now.Sub(last))
+		if last = now; now.Sub(told) > silenceEvery {
+			fmt.Println(longest)
+			told, longest = now, 0
+		}
 	}
 	return nil
 }
@@ -113,35 +125,75 @@ func TestKernel(t *testing.T) {
 		_ = qemu.Process.Kill()
 		_ = qemu.Wait()
 	})
-	if _, err := out.Read(make([]byte, 64)); err != nil {
-		t.Fatal(err)
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() {
+		t.Fatal(lines.Err())
 	}
+	silences := make(chan time.Duration, 1000)
+	go func() {
+		for lines.Scan() {
+			d, err := time.ParseDuration(lines.Text())
+			if err != nil {
+				panic(err)
+			}
+			silences <- d
+		}
+	}()
 	spool := t.TempDir()
-	th, err := New(Config{Dir: spool, Watchdog: []string{roleWatchdog, "/proc"}, Logger: slog.Default()})
-	if err != nil {
-		t.Fatal(err)
+	var g group
+	var original Bandwidth
+	for _, beats := range []func() (metronomes, error){noMetronomes, newMetronomes} {
+		th, err := New(Config{Dir: spool, Watchdog: []string{roleWatchdog, "/proc"}, Logger: slog.Default(), metronomes: beats})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := th.Begin(context.Background(), guestID, "web", 150*ms)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, original = x.groups[0], x.originals[0]
+		t.Logf("version 2: %t, timing %d, original %v", g.v2, x.timing(), original)
+		shares(t, x, silences)
 	}
-	x, err := th.Begin(context.Background(), guestID, "web", 150*ms)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("version 2: %t, original %v", x.groups[0].v2, x.Original())
+	killHolder(t, spool, g, original)
+}
+
+// shares tries some shares on what looks like a domain.
+func shares(t *testing.T, x *Throttle, silences <-chan time.Duration) {
 	original := x.originals[0]
-	for _, share := range []float64{1, 0.3, 0.1, 0.6} {
+	for _, share := range []float64{1, 0.3, 0.1, 0.6, 0.09, 0.02} {
 		if err := x.Set(share); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := x.Use(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(4 * silenceEvery) // what it tells then is about this share
+		for len(silences) > 0 {
+			<-silences
+		}
+		if _, err := x.Use(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		var longest time.Duration
+		for len(silences) > 0 {
+			longest = max(longest, <-silences)
+		}
 		u, err := x.Use()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("share %.2f: used %.3f, denied %.3f of a core", u.Share, u.Busiest(), u.VCPUs[0].Denied)
-		if float64(u.Busiest()) > share+0.05 {
-			t.Errorf("share %.2f: used %.3f", share, u.Busiest())
+		b, err := x.groups[0].read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("share %.3f by %v: used %.3f, denied %.3f of a core, silent for %s at most", u.Share, b, u.Busiest(), u.VCPUs[0].Denied, longest.Round(100*time.Microsecond))
+		if float64(u.Busiest()) > u.Share+0.05 {
+			t.Errorf("share %.3f: used %.3f", u.Share, u.Busiest())
+		}
+		if u.Share < 1 && longest >= 150*ms {
+			t.Errorf("silent for %s, promised were less than 150 ms", longest)
 		}
 	}
 	if err := x.End(); err != nil {
@@ -150,7 +202,6 @@ func TestKernel(t *testing.T) {
 	if b, err := x.groups[0].read(); err != nil || b != original {
 		t.Errorf("after the end: %v, %v, want %v", b, err, original)
 	}
-	killHolder(t, spool, x.groups[0], original)
 }
 
 func killHolder(t *testing.T, spool string, g group, original Bandwidth) {

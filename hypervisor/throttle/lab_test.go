@@ -157,7 +157,7 @@ func TestRealHost(t *testing.T) {
 		return err == nil && b == original
 	}
 	free := l.watch("g1", groups)
-	for _, share := range []float64{0.3, Least(150*ms, 1)} {
+	for _, share := range []float64{0.3, ticking.least(150*ms, 1)} {
 		h := l.hold(id, fmt.Sprint(share))
 		s := l.watch("g1", groups)
 		if s.cpu > share+0.04 || s.cpu < share/2 {

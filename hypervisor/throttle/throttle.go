@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ type Config struct {
 	executable string // outside tests this process's own
 	kernel     *kernel
 	keeper     keeper
+	metronomes func() (metronomes, error)
 }
 
 // Throttler throttles domains of this host. Methods may be called from several goroutines.
@@ -35,6 +37,8 @@ type Throttler struct {
 	self   process
 	boot   string
 	log    *slog.Logger
+	// metronomes is nil where the agent may not schedule in real time.
+	metronomes metronomes
 
 	mu     sync.Mutex
 	active map[hypervisor.DomainID]*Throttle
@@ -71,6 +75,12 @@ func New(cfg Config) (*Throttler, error) {
 	if cfg.keeper != nil {
 		t.guard = cfg.keeper
 	}
+	if cfg.metronomes == nil {
+		cfg.metronomes = newMetronomes
+	}
+	if t.metronomes, err = cfg.metronomes(); err != nil {
+		t.log.Info("guests are slowed less finely here", "err", err)
+	}
 	over := func(owner process) bool { return !t.kernel.lives(owner) }
 	if _, err := recoverSpool(t.kernel, t.spool, t.log, over); err != nil {
 		t.log.Error("CPU quotas of a run before are not all given back", "err", err)
@@ -91,7 +101,7 @@ func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name stri
 	if t.active[id] != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, ErrBusy)
 	}
-	th := &Throttle{t: t, id: id, name: name, pause: pause, quota: slice, share: 1}
+	th := &Throttle{t: t, id: id, name: name, pause: pause, use: 1, share: 1}
 	if err := t.spool.locked(th.open); err != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, err)
 	}
@@ -123,8 +133,10 @@ type Throttle struct {
 
 	mu        sync.Mutex
 	pause     time.Duration
-	quota     time.Duration
-	share     float64
+	use       float64
+	share     float64 // in force
+	stop      func()  // ends the metronome, while there is one
+	unbeaten  bool    // there can be none
 	process   process
 	groups    []group
 	originals []Bandwidth // of groups, in the same order
@@ -195,11 +207,19 @@ func (th *Throttle) SetPause(pause time.Duration) {
 func (th *Throttle) SetUse(use hypervisor.Cores) {
 	th.mu.Lock()
 	defer th.mu.Unlock()
-	th.quota = quotaFor(float64(use))
+	th.use = float64(use)
+}
+
+// Least is the smallest share of a core that a vCPU which uses so much of one when it is not throttled can be brought
+// to without silencing it for the pause or longer; 1 when nothing can be done within that pause.
+func (th *Throttle) Least(pause time.Duration, use hypervisor.Cores) float64 {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	return th.timing().least(pause, use)
 }
 
 // Set lets each vCPU use no more than the share of one core, 0.01 to 1; 1 takes nothing away. A share
-// below what the pause allows (see [Least]) becomes that, and one above an original limit leaves that
+// below what the pause allows (see [Throttle.Least]) becomes that, and one above an original limit leaves that
 // limit in force; Use tells which share is. Errors: [ErrNotRunning] when the domain's process ended,
 // [ErrUnguarded] when there is no watchdog (nothing was written then), and those of writing: some vCPUs
 // may be throttled then, and End still owes them.
@@ -222,16 +242,16 @@ func (th *Throttle) set(share float64) error {
 	case !th.t.kernel.lives(th.process):
 		return ErrNotRunning
 	}
-	plans := make([]Bandwidth, len(th.groups))
-	changes, effective := false, 0.0
-	for i, original := range th.originals {
-		plans[i] = plan(share, th.quota, th.pause, original, min(th.ceiling, original.Share()))
-		changes = changes || plans[i] != original
-		effective = max(effective, min(1, th.ceiling, plans[i].Share()))
-	}
+	plans, effective := th.plans(share)
+	changes := !slices.Equal(plans, th.originals)
 	if changes && !th.held {
 		if err := th.hold(); err != nil {
 			return err
+		}
+	}
+	if changes && th.timing() == beating && th.stop == nil {
+		if th.startBeat(); th.stop == nil {
+			plans, effective = th.plans(share)
 		}
 	}
 	if th.held {
@@ -250,7 +270,20 @@ func (th *Throttle) set(share float64) error {
 		}
 	}
 	th.share = effective
+	if !changes {
+		th.stopBeat()
+	}
 	return nil
+}
+
+// plans are the bandwidths for a share, of groups, and the most that one of them leaves a vCPU.
+func (th *Throttle) plans(share float64) (plans []Bandwidth, effective float64) {
+	for _, original := range th.originals {
+		b := th.timing().plan(share, th.use, th.pause, original, min(th.ceiling, original.Share()))
+		plans = append(plans, b)
+		effective = max(effective, min(1, th.ceiling, b.Share()))
+	}
+	return plans, effective
 }
 
 // hold makes the promise to give the originals back: first the watchdog, then the spool.
@@ -333,6 +366,7 @@ func (th *Throttle) End() error {
 		th.held = false
 		th.t.guard.release()
 	}
+	th.stopBeat()
 	th.ended, th.share = true, 1
 	th.t.mu.Lock()
 	defer th.t.mu.Unlock()

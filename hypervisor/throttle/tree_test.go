@@ -214,12 +214,15 @@ func (f *fakeKeeper) check() error { return f.err }
 func (tr *tree) throttler(k keeper) *Throttler {
 	th, err := New(Config{
 		Dir: filepath.Join(tr.root, "spool"), Logger: slog.New(slog.DiscardHandler), kernel: &tr.kernel, keeper: k,
+		metronomes: noMetronomes,
 	})
 	if err != nil {
 		tr.fail("New: %v", err)
 	}
 	return th
 }
+
+func noMetronomes() (metronomes, error) { return nil, syscall.EPERM }
 
 func (tr *tree) begin(t testing.TB, th *Throttler, pause time.Duration) *Throttle {
 	t.Helper()

@@ -371,12 +371,8 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
 		}
-		// The intent is a share of the whole time: later it is affordable. A guest is best slowed from the beginning of
-		// a pass: what it has written before has to be sent anyway.
-		whole := time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
-		pass := max(c.speed().Time(c.size), batch)
-		passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
-		switch late := r.Elapsed+passes*pass+p.Duration > budget-budget/20; {
+		// A guest is best slowed from the beginning of a pass: what it has written before has to be sent anyway.
+		switch whole, late := c.later(r, p); {
 		case late && c.affordable(r, p, lastChance):
 			return c.slow(r, p)
 		case !late:
@@ -404,11 +400,37 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 		}
 	}
-	if p := c.try(hopeful, 1, c.sending(c.start.MaxPause)); fits && len(c.seen) < 3 && p.Converges && r.Elapsed+p.Duration <= budget {
-		// One or two passes do not tell so exactly: it may well end by itself.
+	if fits && len(c.seen) < 3 && c.mayDo(r, hopeful) {
+		// One or two passes do not tell so exactly.
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at about %s, which may just be sent: another pass will tell", g.Rate)}
 	}
 	return c.giveUp(r)
+}
+
+// mayDo reports whether a guest that writes so would let it end, by itself or slowed later on.
+func (c *Controller) mayDo(r Reading, g model.Growth) bool {
+	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() {
+		return true
+	}
+	if r.Elapsed > time.Duration(early*float64(c.budget())) {
+		return false
+	}
+	p, ok := c.slowed(g, func(plan) bool { return false })
+	if !ok {
+		return false
+	}
+	_, late := c.later(r, p)
+	return !late
+}
+
+// later is the time of the whole migration by which a plan is affordable that is not now, as the intent is a share of
+// that; late when the passes until then would be too many for the budget.
+func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
+	budget := c.budget()
+	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
+	pass := max(c.speed().Time(c.size), batch)
+	passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
+	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/20
 }
 
 // affordable reports whether the part of what the intent allows covers what the guest would have lost

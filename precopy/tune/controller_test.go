@@ -188,6 +188,39 @@ func TestEndOfTheFirstPassIsNoMeasure(t *testing.T) {
 	}
 }
 
+// TestOnePassDoesNotTell is of a guest that one pass and one sample make look just too fast even for a guest that is
+// slowed: passes are watched as long as there is time to give up early.
+func TestOnePassDoesNotTell(t *testing.T) {
+	const speed = 21 * mib
+	c := tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.25, Budget: 75 * time.Second,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{Growth: model.Growth{Set: 96 * mib, Rate: 74 * hypervisor.BytesPerSecond(mib)}},
+	})
+	r := tune.Reading{Share: 1, Least: 0.28, JobStats: hypervisor.JobStats{MemTotal: 384 * mib, MemRemaining: 180 * mib, Round: 1}}
+	pass := func(left hypervisor.Bytes) tune.Decision {
+		for r.MemRemaining > 0 {
+			r.Elapsed += 250 * time.Millisecond
+			r.MemProcessed += min(speed/4, r.MemRemaining)
+			r.MemRemaining = max(r.MemRemaining-speed/4, 0)
+			c.Step(r)
+		}
+		r.Elapsed, r.Round, r.MemRemaining = r.Elapsed+100*time.Millisecond, r.Round+1, left
+		return c.Step(r)
+	}
+	if d := pass(95 * mib); d.Action != tune.Wait {
+		t.Errorf("after one pass: %s", d.Text)
+	}
+	for r.Elapsed < 19*time.Second {
+		if d := pass(95 * mib); d.Action == tune.Abort {
+			return
+		}
+	}
+	if d := pass(95 * mib); d.Action != tune.Abort {
+		t.Errorf("after %s: %s", r.Elapsed, d.Text)
+	}
+}
+
 // TestSlowedGuestThatStillLeavesALittle is of a guest that uses up its quota at once whenever it may run: however
 // slow it is, short passes leave as much, a little more than the first limits take. That is no reason to give up.
 func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {

@@ -148,7 +148,29 @@ func (l Layout) Create(lab, host string, lim Limits) error {
 	if err := l.weigh(lab); err != nil {
 		return err
 	}
+	l.allowRealTime(lab, host)
 	return l.limit(lab, host, lim)
+}
+
+// What a lab and one of its hosts may use of each second in real time, in microseconds.
+const (
+	realTimeOfLab  = 400_000
+	realTimeOfHost = 40_000
+	realTimeFile   = "cpu.rt_runtime_us"
+)
+
+// allowRealTime gives a host what it has where no group bounds real-time scheduling, which is nearly everywhere: a v1
+// kernel with CONFIG_RT_GROUP_SCHED gives new groups nothing. What can't be had, as beside many other labs, is gone
+// without: the agent says so.
+func (l Layout) allowRealTime(lab, host string) {
+	for _, h := range l.Tree {
+		if l.V2 || !slices.Contains(h.Controllers, "cpu") {
+			continue
+		}
+		dir := l.hostDir(h, lab, host)
+		_ = os.WriteFile(filepath.Join(filepath.Dir(dir), realTimeFile), []byte(strconv.Itoa(realTimeOfLab)), 0o644)
+		_ = os.WriteFile(filepath.Join(dir, realTimeFile), []byte(strconv.Itoa(realTimeOfHost)), 0o644)
+	}
 }
 
 // weight of a lab's group, in processes outside of it. All groups below it share it: a lab stands for
