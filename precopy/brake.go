@@ -28,19 +28,14 @@ type Throttle interface {
 // imposes may be as long as pause. name is for people.
 type Throttler func(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (Throttle, error)
 
-// Slowing the guest may silence it for brakeSilence of the promised pause, and for gentleSilence of it where that
-// is enough: the last of these silences is added to the pause of the switchover.
-const (
-	brakeSilence  = 0.6
-	gentleSilence = 1.0 / 3
-)
-
 // brake slows the guest of a migration. A quota acts on what the vCPUs really use, and the tuner
 // speaks of shares of that: the brake translates. It is used by one goroutine.
 type brake struct {
-	th    Throttle // nil when the guest can't be slowed
-	log   *slog.Logger
-	pause time.Duration    // that was promised
+	th  Throttle // nil when the guest can't be slowed
+	log *slog.Logger
+	// The silences that slowing the guest may bring about.
+	gentle, firm, deep time.Duration
+
 	use   hypervisor.Cores // of the busiest vCPU at full speed, over the last seconds
 	read  time.Time
 	share float64 // in force, of that
@@ -53,11 +48,12 @@ const endEvery = time.Second
 
 // newBrake takes hold of the domain where that is possible.
 func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger) *brake {
-	b := &brake{log: log, share: 1, asked: 1, pause: m.Policy.MaxPause()}
+	b := &brake{log: log, share: 1, asked: 1}
+	b.gentle, b.firm, b.deep = m.Policy.Silences()
 	if open == nil || m.Policy.MaxSlowdown <= 0 {
 		return b
 	}
-	th, err := open(ctx, m.UUID, m.Domain, part(brakeSilence, b.pause))
+	th, err := open(ctx, m.UUID, m.Domain, b.deep)
 	if err != nil {
 		log.Warn("the guest can't be slowed", "err", err)
 		return b
@@ -85,17 +81,13 @@ func (b *brake) look(now time.Time) {
 	b.use = min(1, (b.use+use)/2)
 }
 
-// least is the smallest share of its own CPU use that the guest can be brought to without silencing it for longer
-// than that part of the promised pause; 1 when that is not known.
-func (b *brake) least(silence float64) float64 {
+// least is the smallest share of its own CPU use that the guest can be brought to without being silenced for so long; 1
+// when that is not known.
+func (b *brake) least(silence time.Duration) float64 {
 	if b.th == nil || b.use <= 0 {
 		return 1
 	}
-	return min(1, b.th.Least(b.use, part(silence, b.pause))/float64(b.use))
-}
-
-func part(of float64, pause time.Duration) time.Duration {
-	return time.Duration(of * float64(pause))
+	return min(1, b.th.Least(b.use, silence)/float64(b.use))
 }
 
 // set brings the guest to the share of its own CPU use; it reports whether anything changed. What

@@ -158,15 +158,15 @@ func (w *world) awaitSlowed() {
 // TestBrake says what shares of its own use mean in cores.
 func TestBrake(t *testing.T) {
 	f := &fakeThrottle{use: 0.4, least: 0.1}
-	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100}}, slog.New(slog.DiscardHandler))
-	if f.pause != 60*time.Millisecond {
-		t.Errorf("silence up to %s, want 60ms of a promise of 100ms", f.pause)
+	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+	if f.pause != 120*time.Millisecond {
+		t.Errorf("silence up to %s, want 120ms for a promise of 100ms and a ceiling far above", f.pause)
 	}
-	if b.least(brakeSilence) != 1 || b.set(0.5) {
+	if b.least(b.firm) != 1 || b.set(0.5) {
 		t.Error("slowed before its use is known")
 	}
 	b.look(time.Now())
-	if l := b.least(brakeSilence); math.Abs(l-0.25) > 1e-9 {
+	if l := b.least(b.firm); math.Abs(l-0.25) > 1e-9 {
 		t.Errorf("least %v, want a quarter of its use", l)
 	}
 	if !b.set(0.5) || f.set != 0.2 || b.share != 0.5 {
@@ -223,7 +223,7 @@ func (f *fakeThrottle) End() error {
 func TestReleaseIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeThrottle{use: 0.4, least: 0.1, failing: 3}
-		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100}}, slog.New(slog.DiscardHandler))
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
 		b.release()
 		time.Sleep(10 * time.Second)
 		synctest.Wait()

@@ -123,3 +123,19 @@ func (m Migration) Unkept() string {
 
 // slack is by how much a slowdown, which is read at intervals, may seem more than it was.
 const slack = 0.005
+
+// The parts of the promised pause for which slowing a guest may silence it.
+const (
+	gentleSilence = 1.0 / 3
+	firmSilence   = 0.7
+	deepSilence   = 1.2
+)
+
+// Silences are how long a guest may be silent for being slowed: gently; firmly, where that is not enough, still within
+// the promised pause, to which the last silence before the switchover is added; deeply, where nothing else lets the
+// migration end and the ceiling on the pause allows it, otherwise as firmly.
+func (p Policy) Silences() (gentle, firm, deep time.Duration) {
+	part := func(of float64, pause time.Duration) time.Duration { return time.Duration(of * float64(pause)) }
+	gentle, firm = part(gentleSilence, p.MaxPause()), part(firmSilence, p.MaxPause())
+	return gentle, firm, max(firm, min(part(deepSilence, p.MaxPause()), part(firmSilence, p.MaxPauseCeiling())))
+}

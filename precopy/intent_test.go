@@ -73,3 +73,24 @@ func TestReceiptOfAMigration(t *testing.T) {
 		}
 	}
 }
+
+// TestSilences says how long a guest may be silent for being slowed.
+func TestSilences(t *testing.T) {
+	const ms = time.Millisecond
+	for _, tc := range []struct {
+		pause, ceiling     int64
+		gentle, firm, deep time.Duration
+	}{
+		{150, 900, 50 * ms, 105 * ms, 180 * ms},
+		{150, 150, 50 * ms, 105 * ms, 105 * ms},
+		{150, 200, 50 * ms, 105 * ms, 140 * ms},
+		{150, 0, 50 * ms, 105 * ms, 105 * ms},
+	} {
+		gentle, firm, deep := Policy{MaxPauseMS: tc.pause, MaxPauseCeilingMS: tc.ceiling}.Silences()
+		for what, got := range map[string][2]time.Duration{"gentle": {gentle, tc.gentle}, "firm": {firm, tc.firm}, "deep": {deep, tc.deep}} {
+			if d := got[0] - got[1]; d.Abs() > time.Microsecond {
+				t.Errorf("%d within %d: %s %s, want %s", tc.pause, tc.ceiling, what, got[0], got[1])
+			}
+		}
+	}
+}

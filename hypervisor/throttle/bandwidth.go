@@ -26,24 +26,19 @@ const (
 	leastShare = 0.01
 )
 
+// silentPeriods is how many periods a vCPU may stand still at most. Where a spent quota is noticed at the tick, one that
+// comes late on a loaded host lets a vCPU run over by more than a quota, and it misses the next period. Where
+// it is noticed at once, the piece of one period may not be enough for the guest to give a sign of life: guests under
+// emulation were seen to need 2 ms for that now and then.
+const silentPeriods = 2
+
 // timing says how soon it is noticed that a quota is spent.
 type timing int
 
 const (
-	// ticking: at the kernel's tick. One that comes late on a loaded host lets a vCPU run over by more than a
-	// quota, and it then misses the next period: it may stand still for two.
-	ticking timing = iota + 1
-	// beating: at each beat of a metronome, which is shorter than any quota: it stands still for one period.
-	beating
+	ticking timing = iota + 1 // at the kernel's tick
+	beating                   // at each beat of a metronome, which is shorter than any quota
 )
-
-// silentPeriods is how many periods a vCPU may stand still at most.
-func (t timing) silentPeriods() time.Duration {
-	if t == beating {
-		return 1
-	}
-	return 2
-}
 
 // pieces returns the quota that suits a vCPU which uses so much of a core when it is not throttled and shall have
 // that share of one, and the longest period for it. At ticks a busy one runs until the tick that finds its
@@ -51,12 +46,12 @@ func (t timing) silentPeriods() time.Duration {
 // no longer silence. At beats the quota is what makes a period short.
 func (t timing) pieces(share, use float64, pause time.Duration) (quota, longest time.Duration) {
 	if t == beating {
-		longest = t.longestPeriod(pause, leastQuota)
+		longest = longestPeriod(pause, leastQuota)
 		quota = time.Duration(share * float64(min(burst, longest))).Truncate(time.Microsecond)
 		return min(slice, max(leastQuota, quota)), longest
 	}
 	quota = min(slice, max(leastQuota, time.Duration(use*float64(burst)).Truncate(time.Microsecond)))
-	return quota, t.longestPeriod(pause, quota)
+	return quota, longestPeriod(pause, quota)
 }
 
 // Share returns how many cores the group may use, +Inf without a limit.
@@ -83,8 +78,8 @@ func Least(pause time.Duration, use hypervisor.Cores) float64 { return beating.l
 // longestPeriod returns the period that keeps every silence strictly below the pause, with a fifth of
 // it left for what a host with other work adds. It is never less than the quota, which means no
 // throttling.
-func (t timing) longestPeriod(pause, quota time.Duration) time.Duration {
-	p := ((pause - 1) / 5 * 4 / t.silentPeriods()).Truncate(time.Microsecond)
+func longestPeriod(pause, quota time.Duration) time.Duration {
+	p := ((pause - 1) / 5 * 4 / silentPeriods).Truncate(time.Microsecond)
 	return min(max(p, quota), time.Duration(float64(quota)/leastShare), time.Second)
 }
 

@@ -29,12 +29,14 @@
 // its tick (4 ms with 250 Hz), or when another thread takes the vCPU's place, and takes what ran over from the next
 // periods: with quotas shorter than a tick the guest stands still for several periods. Hence a metronome while a guest is
 // slowed: a real-time thread for each vCPU, which follows it from CPU to CPU and interrupts it every half a
-// millisecond. Quotas of a millisecond are kept exactly then, and a silence is one period. Measured with a busy thread
-// on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
+// millisecond. Quotas of a millisecond are kept exactly then, and a vCPU stands still for one period. Measured with a busy
+// thread on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
+// A guest needs some CPU time to give a sign of life, though: emulated ones with 1 ms in 72 ms were silent for two
+// periods every tenth time and for three now and then. So a silence is reckoned as two periods.
 //
 // Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 5 ms,
 // and periods make the share: shares within 0.03 of what was asked from 0.03 to 0.8, silences of one period less one
-// quota, at times one period more, so that a silence is reckoned as two periods. Either way a fifth of the pause is left
+// quota, at times one period more. Either way a fifth of the pause is left
 // for what a host with other work adds. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds
 // QEMU's big lock stops the migration too.
 //

@@ -33,7 +33,7 @@ func TestBeating(t *testing.T) {
 	th, fake := tr.throttler(&fakeKeeper{}), &fakeMetronomes{}
 	th.metronomes = fake
 	x := tr.begin(t, th, 150*ms)
-	if got := x.Least(50*ms, 1); !near(got, 0.025) {
+	if got := x.Least(50*ms, 1); !near(got, 0.05) {
 		t.Errorf("least share %v", got)
 	}
 	tr.onWrite = func(group, Bandwidth) error {

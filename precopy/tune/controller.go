@@ -376,10 +376,11 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		case late && c.affordable(r, p, lastChance):
 			return c.slow(r, p)
 		case !late:
-			return Decision{Reason: AtPromise, Text: fmt.Sprintf(
-				"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
-				g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
+			return waiting(g, p, whole)
 		}
+	}
+	if d, ok := c.slowDeeply(r, g); ok {
+		return d
 	}
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
@@ -407,6 +408,13 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	return c.giveUp(r)
 }
 
+// waiting is for the time by which the intent allows a plan.
+func waiting(g model.Growth, p plan, whole time.Duration) Decision {
+	return Decision{Reason: AtPromise, Text: fmt.Sprintf(
+		"memory is rewritten at %s; the guest will be slowed for about %s, which the intent allows once %s have passed",
+		g.Rate, p.Duration.Round(time.Second), (whole - p.Duration).Round(time.Second))}
+}
+
 // mayDo reports whether a guest that writes so would let it end, by itself or slowed later on.
 func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() {
@@ -415,7 +423,7 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if r.Elapsed > time.Duration(early*float64(c.budget())) {
 		return false
 	}
-	p, ok := c.slowed(g, func(plan) bool { return false })
+	p, ok := c.slowedTo(g, cmp.Or(r.Deepest, r.Least))
 	if !ok {
 		return false
 	}
@@ -446,6 +454,9 @@ func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.
 func (c *Controller) giveUp(r Reading) Decision {
 	if n := len(c.seen); c.stalledFor(r) < patience && (n == 0 || c.seen[n-1].Window < patience) {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, waiting for a dip"}
+	}
+	if c.start.Prior.Limit > 0 && len(c.seen) < 3 && c.landing == 0 && r.Elapsed < c.budget()/2 {
+		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, although it ended before: another pass will tell"}
 	}
 	c.share = 1
 	if c.start.PostCopy && c.Strategy().PostCopy {

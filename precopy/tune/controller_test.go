@@ -77,6 +77,7 @@ func TestControllerProperties(t *testing.T) {
 			PostCopy:    rapid.Bool().Draw(t, "post-copy"),
 		}
 		least := rapid.SampledFrom([]float64{0, 0.1, 0.5, 1}).Draw(t, "least")
+		deepest := least * rapid.SampledFrom([]float64{0, 0.5, 1}).Draw(t, "deepest")
 		c := tune.New(start)
 		promise := max(start.MaxPause, time.Millisecond)
 		ceiling := max(start.Ceiling, promise)
@@ -88,7 +89,7 @@ func TestControllerProperties(t *testing.T) {
 		for range rapid.IntRange(1, 120).Draw(t, "readings") {
 			now = now.Add(ms("gap", 8000))
 			round += rapid.IntRange(0, 2).Draw(t, "rounds")
-			r := tune.Reading{Share: c.Share(), Least: least, Now: now, JobStats: hypervisor.JobStats{
+			r := tune.Reading{Share: c.Share(), Least: least, Deepest: deepest, Now: now, JobStats: hypervisor.JobStats{
 				Elapsed: now.Sub(began), Round: round, MemTotal: 1 << 33,
 				MemRemaining: hypervisor.Bytes(rapid.Int64Range(0, 1<<33).Draw(t, "rest")),
 				MemProcessed: hypervisor.Bytes(rapid.Int64Range(0, 1<<34).Draw(t, "sent")),
@@ -188,36 +189,86 @@ func TestEndOfTheFirstPassIsNoMeasure(t *testing.T) {
 	}
 }
 
+// fastGuest is one that rewrites 96 MiB at more than three times what the link carries, under way.
+type fastGuest struct {
+	c *tune.Controller
+	r tune.Reading
+}
+
+func newFastGuest(least, deepest float64) *fastGuest {
+	return &fastGuest{
+		c: tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.25, Budget: 75 * time.Second,
+			Bandwidth: mbit200, Memory: 384 * mib,
+			Prior: forecast.Prior{Growth: model.Growth{Set: 96 * mib, Rate: 74 * hypervisor.BytesPerSecond(mib)}},
+		}),
+		r: tune.Reading{
+			Share: 1, Least: least, Deepest: deepest,
+			JobStats: hypervisor.JobStats{MemTotal: 384 * mib, MemRemaining: 180 * mib, Round: 1},
+		},
+	}
+}
+
+// pass lets the rest of a pass be sent, and says what is decided at the beginning of the next.
+func (g *fastGuest) pass(left hypervisor.Bytes) tune.Decision {
+	const speed = 21 * mib
+	for g.r.MemRemaining > 0 {
+		g.r.Elapsed += 250 * time.Millisecond
+		g.r.MemProcessed += min(speed/4, g.r.MemRemaining)
+		g.r.MemRemaining = max(g.r.MemRemaining-speed/4, 0)
+		g.c.Step(g.r)
+	}
+	g.r.Elapsed, g.r.Round, g.r.MemRemaining = g.r.Elapsed+100*time.Millisecond, g.r.Round+1, left
+	return g.c.Step(g.r)
+}
+
 // TestOnePassDoesNotTell is of a guest that one pass and one sample make look just too fast even for a guest that is
 // slowed: passes are watched as long as there is time to give up early.
 func TestOnePassDoesNotTell(t *testing.T) {
-	const speed = 21 * mib
-	c := tune.New(tune.Start{
-		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.25, Budget: 75 * time.Second,
-		Bandwidth: mbit200, Memory: 384 * mib,
-		Prior: forecast.Prior{Growth: model.Growth{Set: 96 * mib, Rate: 74 * hypervisor.BytesPerSecond(mib)}},
-	})
-	r := tune.Reading{Share: 1, Least: 0.28, JobStats: hypervisor.JobStats{MemTotal: 384 * mib, MemRemaining: 180 * mib, Round: 1}}
-	pass := func(left hypervisor.Bytes) tune.Decision {
-		for r.MemRemaining > 0 {
-			r.Elapsed += 250 * time.Millisecond
-			r.MemProcessed += min(speed/4, r.MemRemaining)
-			r.MemRemaining = max(r.MemRemaining-speed/4, 0)
-			c.Step(r)
-		}
-		r.Elapsed, r.Round, r.MemRemaining = r.Elapsed+100*time.Millisecond, r.Round+1, left
-		return c.Step(r)
-	}
-	if d := pass(95 * mib); d.Action != tune.Wait {
+	g := newFastGuest(0.28, 0)
+	if d := g.pass(95 * mib); d.Action != tune.Wait {
 		t.Errorf("after one pass: %s", d.Text)
 	}
-	for r.Elapsed < 19*time.Second {
-		if d := pass(95 * mib); d.Action == tune.Abort {
+	for g.r.Elapsed < 19*time.Second {
+		if d := g.pass(95 * mib); d.Action == tune.Abort {
 			return
 		}
 	}
-	if d := pass(95 * mib); d.Action != tune.Abort {
-		t.Errorf("after %s: %s", r.Elapsed, d.Text)
+	if d := g.pass(95 * mib); d.Action != tune.Abort {
+		t.Errorf("after %s: %s", g.r.Elapsed, d.Text)
+	}
+}
+
+// TestWhatEndedBefore is of a guest that one pass makes look far too fast, as one does whose load comes and goes, but
+// that was moved before: it is watched for longer.
+func TestWhatEndedBefore(t *testing.T) {
+	for _, before := range []time.Duration{0, 50 * time.Millisecond} {
+		g := newFastGuest(1, 0) // it can't be slowed
+		g.c = tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Ceiling: 150 * time.Millisecond, MaxSlowdown: 0.25, Budget: 75 * time.Second,
+			Bandwidth: mbit200, Memory: 384 * mib,
+			Prior: forecast.Prior{Receipts: 2, Limit: before, Growth: model.Growth{Set: 96 * mib, Rate: 157 * hypervisor.BytesPerSecond(mib)}},
+		})
+		passes := 1
+		for g.pass(95*mib).Action == tune.Wait && passes < 20 {
+			passes++
+		}
+		if known := before > 0; known != (passes >= 3) || passes == 20 {
+			t.Errorf("ended before: %t; given up after %d passes", known, passes)
+		}
+	}
+}
+
+// TestSlowedDeeply is of the same guest on a host where silences within the ceiling let it be slowed by more.
+func TestSlowedDeeply(t *testing.T) {
+	g := newFastGuest(0.28, 0.16)
+	for g.c.Share() == 1 && g.r.Elapsed < time.Minute {
+		if d := g.pass(95 * mib); d.Action == tune.Abort {
+			t.Fatalf("after %s: %s", g.r.Elapsed, d.Text)
+		}
+	}
+	if s := g.c.Share(); s >= 0.28 || s < 0.16 {
+		t.Errorf("after %s it runs at %.2f", g.r.Elapsed, s)
 	}
 }
 

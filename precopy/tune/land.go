@@ -20,6 +20,25 @@ func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool)
 	return c.slowedTo(g, c.prev.Least)
 }
 
+// slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable: the
+// last resort before the migration is given up.
+func (c *Controller) slowDeeply(r Reading, g model.Growth) (Decision, bool) {
+	if r.Deepest <= 0 || r.Deepest >= r.Least {
+		return Decision{}, false
+	}
+	p, ok := c.slowedTo(g, r.Deepest)
+	if !ok {
+		return Decision{}, false
+	}
+	switch whole, late := c.later(r, p); {
+	case c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= c.budget(), late && c.affordable(r, p, lastChance):
+		return c.slow(r, p), true
+	case !late:
+		return waiting(g, p, whole), true
+	}
+	return Decision{}, false
+}
+
 // slowedTo is what slowing the guest, to that share at least, would do.
 func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
 	deepest := max(forecast.LeastShare, share)

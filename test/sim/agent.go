@@ -24,9 +24,6 @@ const (
 	progressEvery = time.Second
 	abortTakes    = 50 * time.Millisecond
 	replyTakes    = 5 * time.Millisecond
-	// The parts of the promised pause that slowing a guest may silence it for: at all, and where that is enough.
-	brakeSilence  = 0.6
-	gentleSilence = 1.0 / 3
 )
 
 // startAgent starts a host's agent, or brings its network back: it takes up its name, reports, ends what has
@@ -170,6 +167,7 @@ type Running struct {
 	tuner   tune.Tuner
 	least   float64
 	gentle  float64
+	deepest float64
 	share   float64 // of its speed that the guest runs at
 	asked   float64
 	limit   time.Duration
@@ -446,7 +444,7 @@ func (r *Running) poll() {
 	}
 	r.brake(rec.Migration)
 	r.tuner.Allow(r.allowed(rec.Migration))
-	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Gentle: r.gentle, Now: s.At})
+	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Gentle: r.gentle, Least: r.least, Deepest: r.deepest, Now: s.At})
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
 	}
@@ -546,15 +544,14 @@ func (h *Host) sampled() *hypervisor.LinkLoad {
 
 // brake is the least share of its own CPU use that the guest can be brought to.
 func (r *Running) brake(m precopy.Migration) {
-	r.least, r.gentle = 1, 1
+	r.gentle, r.least, r.deepest = 1, 1, 1
 	if m.Policy.MaxSlowdown <= 0 || r.w.now-r.began < time.Second {
 		return
 	}
 	use := max(min(r.guest.Asked(r.w.now)/hypervisor.Cores(r.guest.VCPUs), 1), 0.05)
-	least := func(silence float64) float64 {
-		return min(1, throttle.Least(time.Duration(silence*float64(m.Policy.MaxPause())), use)/float64(use))
-	}
-	r.least, r.gentle = least(brakeSilence), least(gentleSilence)
+	least := func(silence time.Duration) float64 { return min(1, throttle.Least(silence, use)/float64(use)) }
+	gentle, firm, deep := m.Policy.Silences()
+	r.gentle, r.least, r.deepest = least(gentle), least(firm), least(deep)
 }
 
 // apply brings about what the tuner wants.
@@ -563,7 +560,7 @@ func (r *Running) apply() {
 	if share := r.tuner.Share(); share != r.asked {
 		r.asked, r.share, changed = share, 1, true
 		if share < 1 {
-			r.share = max(share, r.least)
+			r.share = max(share, r.deepest)
 		}
 		r.job.SetShare(now, r.share)
 	}
