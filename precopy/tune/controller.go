@@ -365,7 +365,6 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
 	now := func(p plan) bool { return c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget }
-	// Slowed gently a guest takes longer, and forecasts of what takes long err by much.
 	p, ok := c.slowed(g, func(p plan) bool { return now(p) && r.Elapsed+p.Duration <= budget/10*6 })
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {

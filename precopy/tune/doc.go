@@ -10,7 +10,8 @@
 //	       a second lost saves several
 //	  no:  limit up to the promise, wait for a dip of periodic load
 //	       another attempt with another strategy, where what was seen says that this pays; once
-//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later
+//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later:
+//	       gently, then firmly, then with silences beyond the promise, within the ceiling
 //	       limit up to the ceiling
 //	       post-copy where allowed, else give up: which says what would have to change
 //
@@ -21,7 +22,8 @@
 //
 // A slowed guest loses least when it is slowed much for a short time, at the end: with a rest R, the
 // bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
-// 1 - q is lost. So the guest is slowed in the last passes only, to no less than [forecast.LeastShare].
+// 1 - q is lost. So the guest is slowed in the last passes only, to no less than [forecast.LeastShare], and no more
+// deeply than the silences allow that the host's throttle makes (hypervisor/throttle).
 //
 // The rooms: tuner.go (what goes in and comes out), seen.go (what is made of the readings), controller.go
 // (what is done about it), land.go (the guest slowed until the rest fits), restart.go (whether another strategy

@@ -11,13 +11,20 @@ import (
 
 // A guest that is slowed until what is left fits into the pause.
 
-// slowed is what slowing the guest would do from now on: gently, if that does what the caller wants, else as much
-// as can be. False when that is not allowed at all.
+// dearer is the factor by which a gently slowed guest may lose more, and the migration take longer, than one that is
+// slowed firmly: what is slowed a little for long loses much, and forecasts of it err.
+const dearer = 1.5
+
+// slowed is what slowing the guest would do from now on: gently, if that does what the caller wants and costs hardly
+// more, else firmly. False when that is not allowed at all.
 func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool) {
-	if p, ok := c.slowedTo(g, c.prev.Gentle); c.prev.Gentle > c.prev.Least && ok && wanted(p) {
-		return p, true
+	firm, ok := c.slowedTo(g, c.prev.Least)
+	gentle, can := c.slowedTo(g, c.prev.Gentle)
+	cheap := float64(gentle.lost) <= dearer*float64(firm.lost) && float64(gentle.Duration) <= dearer*float64(firm.Duration)
+	if c.prev.Gentle > c.prev.Least && can && wanted(gentle) && (!ok || cheap) {
+		return gentle, true
 	}
-	return c.slowedTo(g, c.prev.Least)
+	return firm, ok
 }
 
 // slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable: the
