@@ -4,7 +4,7 @@
 // Everything above this package speaks its words; libvirt's own units (MiB/s, KiB, milliseconds,
 // pages per second) stop at the adapters below it:
 //
-//   - hypervisor/kvm is the adapter for libvirt, the only cgo code in drover;
+//   - hypervisor/kvm is the adapter for libvirt, cgo, as is a page of hypervisor/throttle, and nothing else in drover;
 //   - hypervisor/qmp reads, on demand, what libvirt hides, through libvirt's QEMU monitor;
 //   - hypervisor/throttle slows guests by their CPU quota, and hypervisor/sockets keeps the queue of their
 //     streams short: Linux's own interfaces, beside libvirt;

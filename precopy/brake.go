@@ -11,15 +11,15 @@ import (
 
 // Throttle is the hold on one domain's vCPUs (hypervisor/throttle).
 type Throttle interface {
-	// Set lets each vCPU use no more than the share of one core, above 0 up to 1; 1 takes nothing away.
-	// It returns the share in force, which is larger where the silence that it makes would be too long.
-	Set(share float64) (float64, error)
+	// Set lets each vCPU, of which the busiest uses so much of a core unslowed, use no more than the share of one core,
+	// above 0 up to 1; 1 takes nothing away. It returns the share in force, which is larger where the guest would be
+	// silent for as long as silence.
+	Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error)
 	// Busiest is what the vCPU that used most used since the call before, or since the beginning.
 	Busiest() (hypervisor.Cores, error)
 	// Least is the smallest share of a core that can be set for a vCPU that uses so much unslowed without silencing it
-	// for so long, and SetUse says that later calls of Set are about such a one.
+	// for so long.
 	Least(use hypervisor.Cores, silence time.Duration) float64
-	SetUse(use hypervisor.Cores)
 	// End gives back what was taken. It must be called.
 	End() error
 }
@@ -40,6 +40,8 @@ type brake struct {
 	read  time.Time
 	share float64 // in force, of that
 	asked float64
+	// silence is the longest that the guest is silent for that.
+	silence time.Duration
 }
 
 // endEvery is how often giving back is tried again, for as long as the agent lives; its end gives back
@@ -101,21 +103,43 @@ func (b *brake) set(share float64) bool {
 		if b.use <= 0 {
 			return false
 		}
-		b.th.SetUse(b.use)
 		quota = share * float64(b.use)
 	}
-	got, err := b.th.Set(quota)
+	silence := b.silenceFor(share)
+	got, err := b.th.Set(quota, b.use, silence)
 	if err != nil {
 		b.log.Warn("the guest's CPU share could not be set", "share", share, "err", err)
 		b.asked = math.NaN() // some vCPUs may have it: whatever is wanted next is written
 		return false
 	}
-	b.asked, b.share = share, 1
+	b.asked, b.share, b.silence = share, 1, 0
 	if share < 1 && b.use > 0 {
-		b.share = math.Min(1, got/float64(b.use))
+		b.share, b.silence = math.Min(1, got/float64(b.use)), silence
 	}
 	b.log.Info("guest slowed", "share", b.share, "cores", got, "of", float64(b.use))
 	return true
+}
+
+// silenceFor is the mildest silence that allows the share.
+func (b *brake) silenceFor(share float64) time.Duration {
+	for _, s := range []time.Duration{b.gentle, b.firm} {
+		if share >= b.least(s) {
+			return s
+		}
+	}
+	return b.deep
+}
+
+// loosen lets the guest run for a switchover: it is paused now, and its process may end at any time. If that is taken
+// back, whatever is wanted then is set anew.
+func (b *brake) loosen() {
+	if b.th == nil || b.share == 1 {
+		return
+	}
+	b.asked = math.NaN()
+	if _, err := b.th.Set(1, b.use, b.deep); err != nil {
+		b.log.Debug("the guest's CPU quota is given back at the end", "err", err)
+	}
 }
 
 // release gives the guest back what was taken; it can't be slowed after that.

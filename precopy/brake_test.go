@@ -43,7 +43,7 @@ type simThrottle struct {
 	ended bool
 }
 
-func (s *simThrottle) Set(share float64) (float64, error) {
+func (s *simThrottle) Set(share float64, _ hypervisor.Cores, _ time.Duration) (float64, error) {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	if s.b.fails > 0 {
@@ -59,7 +59,6 @@ func (s *simThrottle) Set(share float64) (float64, error) {
 
 func (s *simThrottle) Busiest() (hypervisor.Cores, error)            { return guestUse, nil }
 func (s *simThrottle) Least(hypervisor.Cores, time.Duration) float64 { return 0.05 }
-func (s *simThrottle) SetUse(hypervisor.Cores)                       {}
 
 func (s *simThrottle) End() error {
 	s.b.mu.Lock()
@@ -203,13 +202,12 @@ func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string, 
 	return f, nil
 }
 
-func (f *fakeThrottle) Set(share float64) (float64, error) {
+func (f *fakeThrottle) Set(share float64, _ hypervisor.Cores, silence time.Duration) (float64, error) {
 	f.set = max(share, f.least)
 	return f.set, nil
 }
 func (f *fakeThrottle) Busiest() (hypervisor.Cores, error)            { return f.use, nil }
 func (f *fakeThrottle) Least(hypervisor.Cores, time.Duration) float64 { return f.least }
-func (f *fakeThrottle) SetUse(hypervisor.Cores)                       {}
 func (f *fakeThrottle) End() error {
 	f.ends++
 	if f.failing > 0 {

@@ -100,7 +100,7 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{
-		JobStats: stats, Share: d.brake.share, ShortQueue: d.keepQueue(now), Now: now,
+		JobStats: stats, Share: d.brake.share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
 		Gentle: d.brake.least(d.brake.gentle), Least: d.brake.least(d.brake.firm), Deepest: d.brake.least(d.brake.deep),
 	})
 	if d.split() {
@@ -242,6 +242,7 @@ func (d *drive) event(e hypervisor.Event) {
 	case hypervisor.EventSuspended:
 		d.switched, d.quiet = true, time.Now().Add(switchQuiet)
 		d.enter(Switching, "the guest is paused, control passes to the target")
+		d.brake.loosen()
 	case hypervisor.EventResumed:
 		d.quiet = time.Time{}
 		d.enter(Copying, "the switchover was taken back")

@@ -36,7 +36,9 @@ func (t throttled) Least(use hypervisor.Cores, silence time.Duration) float64 {
 	return t.Throttle.Least(silence, use)
 }
 
-func (t throttled) Set(share float64) (float64, error) {
+func (t throttled) Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error) {
+	t.SetUse(use)
+	t.SetPause(silence)
 	if err := t.Throttle.Set(share); err != nil {
 		return 0, err
 	}

@@ -1,6 +1,6 @@
 // Package kvm is drover's adapter for libvirt's QEMU driver: it samples a host and its domains,
 // checks whether a domain can move, and starts, tunes and aborts peer-to-peer live migrations. It is
-// the only cgo code in drover; build it with the tag libvirt_dlopen, so that one binary runs on
+// cgo code; build it with the tag libvirt_dlopen, so that one binary runs on
 // libvirt 9 to 12.
 //
 // # Connections

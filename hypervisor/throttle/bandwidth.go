@@ -70,10 +70,15 @@ func (t timing) least(pause time.Duration, use hypervisor.Cores) float64 {
 	return min(1, quota.Seconds()/longest.Seconds())
 }
 
-// Least is the smallest share of a core that can be set without silencing for the pause or longer a vCPU that uses
-// so much of a core when it is not throttled, where the host's agent may schedule in real time: what models of hosts
-// reckon with. [Throttle.Least] is this host's.
-func Least(pause time.Duration, use hypervisor.Cores) float64 { return beating.least(pause, use) }
+// Least is the smallest share of a core that can be set without silencing for the pause or longer the vCPUs of a guest,
+// each of which uses so much of a core at most when it is not throttled, on a host whose agent may schedule in real time:
+// what models of hosts reckon with. [Throttle.Least] is this host's.
+func Least(pause time.Duration, use hypervisor.Cores, vcpus int) float64 {
+	if vcpus > mostBeaten {
+		return ticking.least(pause, use)
+	}
+	return beating.least(pause, use)
+}
 
 // longestPeriod returns the period that keeps every silence strictly below the pause, with a fifth of
 // it left for what a host with other work adds. It is never less than the quota, which means no

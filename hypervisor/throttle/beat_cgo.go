@@ -10,6 +10,7 @@ package throttle
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -20,31 +21,35 @@ package throttle
 
 typedef struct {
 	pthread_t thread;
+	sem_t tried;     // posted once it is known whether it can follow
 	atomic_int stop;
-	int stat; // the vCPU thread's file
-	int cpu;  // where the metronome is
+	atomic_int lost; // an error: it can't follow the vCPU any more
+	int vcpu;        // the thread that it follows
+	int stat;        // that thread's file
+	int cpu;         // where the metronome is
 	long every;
 } metronome;
 
-// Which CPU the thread of that file last ran on; -1 when it ended.
+// Which CPU the thread of that file last ran on, or an error below 0.
 static int processor(int stat) {
 	char text[1024];
 	ssize_t n = pread(stat, text, sizeof text - 1, 0);
-	if (n <= 0)
-		return -1;
+	if (n < 0)
+		return -errno;
 	text[n] = 0;
 	// The command's name stands in parentheses and may hold anything, parentheses too.
 	char *at = strrchr(text, ')');
 	for (int field = 2; at && field < 39; field++)
 		at = strchr(at + 1, ' ');
-	return at ? atoi(at + 1) : -1;
+	return at ? atoi(at + 1) : -EINVAL;
 }
 
 static int move(metronome *m) {
 	int cpu = processor(m->stat);
 	if (cpu < 0)
-		return ESRCH;
-	if (cpu == m->cpu)
+		return -cpu;
+	// Another hand may have changed where this thread may be.
+	if (cpu == m->cpu && cpu == sched_getcpu())
 		return 0;
 	size_t size = CPU_ALLOC_SIZE(cpu + 1);
 	cpu_set_t *set = CPU_ALLOC(cpu + 1);
@@ -54,17 +59,47 @@ static int move(metronome *m) {
 	CPU_SET_S(cpu, size, set);
 	int failed = sched_setaffinity(0, size, set) ? errno : 0;
 	CPU_FREE(set);
-	if (!failed)
-		m->cpu = cpu;
+	m->cpu = failed ? -1 : cpu;
+	return failed;
+}
+
+// Whether this thread may go wherever the vCPU may: the kernel leaves out silently what the control group forbids.
+static int may_follow(metronome *m) {
+	enum { MOST = 1 << 16 };
+	size_t size = CPU_ALLOC_SIZE(MOST);
+	cpu_set_t *want = CPU_ALLOC(MOST), *have = CPU_ALLOC(MOST);
+	int failed = 0;
+	if (!want || !have)
+		failed = ENOMEM;
+	else {
+		CPU_ZERO_S(size, want);
+		CPU_ZERO_S(size, have);
+		if (sched_getaffinity(m->vcpu, size, want) || sched_setaffinity(0, size, want) || sched_getaffinity(0, size, have))
+			failed = errno;
+		else if (!CPU_EQUAL_S(size, want, have))
+			failed = EXDEV;
+	}
+	CPU_FREE(want);
+	CPU_FREE(have);
 	return failed;
 }
 
 static void *beat(void *arg) {
 	metronome *m = arg;
 	struct timespec wait = {0, m->every};
-	// Where it may not follow, the tick does what it can.
-	while (!atomic_load(&m->stop) && move(m) != ESRCH)
+	int failed = may_follow(m);
+	if (!failed)
+		failed = move(m);
+	atomic_store(&m->lost, failed);
+	sem_post(&m->tried);
+	while (!failed && !atomic_load(&m->stop)) {
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+		failed = move(m);
+		if (failed == ENOMEM || failed == EINTR)
+			failed = 0;
+	}
+	if (failed && failed != ESRCH) // which says that the guest has ended
+		atomic_store(&m->lost, failed);
 	return NULL;
 }
 
@@ -103,26 +138,40 @@ static int metronome_may(void) {
 	return failed;
 }
 
-static int metronome_start(metronome *m, int pid, int thread, long every) {
-	char path[64];
-	snprintf(path, sizeof path, "/proc/%d/task/%d/stat", pid, thread);
-	m->stat = open(path, O_RDONLY | O_CLOEXEC);
-	if (m->stat < 0)
-		return errno;
-	m->cpu = -1;
-	m->every = every;
-	atomic_init(&m->stop, 0);
-	int failed = spawn(m, beat);
-	if (failed)
-		close(m->stat);
-	return failed;
-}
-
 static void metronome_stop(metronome *m) {
 	atomic_store(&m->stop, 1);
 	pthread_join(m->thread, NULL);
+	sem_destroy(&m->tried);
 	close(m->stat);
 }
+
+static int metronome_start(metronome *m, int pid, int vcpu, long every) {
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/task/%d/stat", pid, vcpu);
+	m->stat = open(path, O_RDONLY | O_CLOEXEC);
+	if (m->stat < 0)
+		return errno;
+	m->vcpu = vcpu;
+	m->cpu = -1;
+	m->every = every;
+	atomic_init(&m->stop, 0);
+	atomic_init(&m->lost, 0);
+	sem_init(&m->tried, 0, 0);
+	int failed = spawn(m, beat);
+	if (failed) {
+		sem_destroy(&m->tried);
+		close(m->stat);
+		return failed;
+	}
+	while (sem_wait(&m->tried) && errno == EINTR)
+		;
+	failed = atomic_load(&m->lost);
+	if (failed)
+		metronome_stop(m);
+	return failed;
+}
+
+static int metronome_lost(metronome *m) { return atomic_load(&m->lost); }
 */
 import "C"
 
@@ -147,23 +196,36 @@ func newMetronomes() (metronomes, error) {
 	return realTime{}, nil
 }
 
-func (realTime) start(pid int, threads []int) (func(), error) {
+func (realTime) start(pid int, threads []int) (metronome, error) {
 	size := C.size_t(unsafe.Sizeof(C.metronome{}))
-	all := make([]*C.metronome, 0, len(threads))
-	stop := func() {
-		for _, m := range all {
-			C.metronome_stop(m)
-			C.free(unsafe.Pointer(m))
-		}
-	}
+	all := make(beats, 0, len(threads))
 	for _, thread := range threads {
 		m := (*C.metronome)(C.calloc(1, size))
 		if failed := C.metronome_start(m, C.int(pid), C.int(thread), C.long(beatEvery.Nanoseconds())); failed != 0 {
 			C.free(unsafe.Pointer(m))
-			stop()
+			all.stop()
 			return nil, fmt.Errorf("metronome of thread %d: %w", thread, syscall.Errno(failed))
 		}
 		all = append(all, m)
 	}
-	return stop, nil
+	return all, nil
+}
+
+// beats are a metronome: its threads.
+type beats []*C.metronome
+
+func (b beats) stop() {
+	for _, m := range b {
+		C.metronome_stop(m)
+		C.free(unsafe.Pointer(m))
+	}
+}
+
+func (b beats) lost() error {
+	for _, m := range b {
+		if failed := C.metronome_lost(m); failed != 0 {
+			return fmt.Errorf("metronome: %w", syscall.Errno(failed))
+		}
+	}
+	return nil
 }

@@ -47,7 +47,7 @@
 //
 // Both layouts are known: v1 (cpu.cfs_quota_us and cpu.cfs_period_us, where a child may not exceed its
 // parent) and v2 (cpu.max). Guests of real libvirt hosts were throttled with v1 only; with v2 the
-// kernel's side was tried. README.md has the figures.
+// kernel's side was tried, at ticks. README.md has the figures.
 //
 // The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
 // throttle.go (Throttler, Throttle), metronome.go (when there is one), beat_cgo.go (its threads), usage.go, spool.go,

@@ -14,8 +14,16 @@ const (
 
 // metronomes starts metronomes.
 type metronomes interface {
-	// start interrupts threads of a process until stop is called, which returns when it does no longer.
-	start(pid int, threads []int) (stop func(), err error)
+	// start interrupts threads of a process from now on. An error says that it can't, or can't go where they may.
+	start(pid int, threads []int) (metronome, error)
+}
+
+// metronome interrupts some threads until it is stopped.
+type metronome interface {
+	// stop returns when it does no longer; once.
+	stop()
+	// lost is an error once it can't follow a thread any more.
+	lost() error
 }
 
 // timing is what this throttle's quotas are kept by.
@@ -32,19 +40,39 @@ func (th *Throttle) startBeat() {
 	for _, g := range th.groups {
 		threads = append(threads, g.thread)
 	}
-	stop, err := th.t.metronomes.start(th.process.PID, threads)
+	m, err := th.t.metronomes.start(th.process.PID, threads)
 	if err != nil {
-		th.unbeaten = true
-		th.t.log.Warn("the guest is slowed less finely", "domain", th.id, "name", th.name, "err", err)
+		th.unbeatable(err)
 		return
 	}
-	th.stop = stop
+	th.beat = m
 }
 
 // stopBeat lets the metronome go.
 func (th *Throttle) stopBeat() {
-	if th.stop != nil {
-		th.stop()
-		th.stop = nil
+	if th.beat != nil {
+		th.beat.stop()
+		th.beat = nil
+	}
+}
+
+func (th *Throttle) unbeatable(err error) {
+	th.unbeaten = true
+	th.t.log.Warn("the guest is slowed less finely", "domain", th.id, "name", th.name, "err", err)
+}
+
+// heed gives the guest longer pieces once its metronome can't follow it any more.
+func (th *Throttle) heed() {
+	if th.beat == nil {
+		return
+	}
+	err := th.beat.lost()
+	if err == nil {
+		return
+	}
+	th.stopBeat()
+	th.unbeatable(err)
+	if err := th.set(th.asked); err != nil {
+		th.t.log.Warn("the guest's CPU share could not be set", "domain", th.id, "name", th.name, "err", err)
 	}
 }

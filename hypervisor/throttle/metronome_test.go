@@ -6,26 +6,34 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeMetronomes counts those that run, or fails.
 type fakeMetronomes struct {
 	running, started int
-	err              error
+	err, gone        error
 }
 
-func (f *fakeMetronomes) start(int, []int) (func(), error) {
+func (f *fakeMetronomes) start(int, []int) (metronome, error) {
 	f.started++
 	if f.err != nil {
 		return nil, f.err
 	}
 	f.running++
-	return func() { f.running-- }, nil
+	return f, nil
 }
+
+func (f *fakeMetronomes) stop()       { f.running-- }
+func (f *fakeMetronomes) lost() error { return f.gone }
 
 // While a guest is slowed there is one metronome, and its quotas are fine; none before, nor after.
 func TestBeating(t *testing.T) {
@@ -105,6 +113,33 @@ func TestNoMetronome(t *testing.T) {
 	}
 }
 
+// A metronome that can't follow its vCPUs any more is let go, and the quotas are for ticks at the next look.
+func TestLostMetronome(t *testing.T) {
+	tr := newTree(t, nil)
+	th, fake := tr.throttler(&fakeKeeper{}), &fakeMetronomes{}
+	th.metronomes = fake
+	x := tr.begin(t, th, 150*ms)
+	if err := x.Set(0.1); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.Least(150*ms, 1); !near(got, 1.0/60) || fake.running != 1 {
+		t.Fatalf("least %v with %d metronomes", got, fake.running)
+	}
+	fake.gone = errors.New("another control group")
+	if got := x.Least(150*ms, 1); !near(got, 1.0/12) {
+		t.Errorf("least share then %v", got)
+	}
+	if got, want := tr.read(0), (Bandwidth{5 * ms, 50 * ms}); got != want || fake.running != 0 {
+		t.Errorf("then %v with %d metronomes, want %v with none", got, fake.running, want)
+	}
+	if err := x.Set(0.25); err != nil || fake.started != 1 {
+		t.Errorf("%v, %d were started", err, fake.started)
+	}
+	if err := x.End(); err != nil || tr.read(0) != tr.leaf {
+		t.Errorf("after the end: %v, %v", tr.read(0), err)
+	}
+}
+
 // A throttler that may schedule in real time has a metronome that follows the threads that it is given.
 func TestRealTime(t *testing.T) {
 	real, err := newMetronomes()
@@ -116,21 +151,23 @@ func TestRealTime(t *testing.T) {
 		t.Errorf("the throttler has %v, a try says %v", th.metronomes, err)
 	}
 	if err != nil {
-		if !errors.Is(err, syscall.EPERM) {
-			t.Errorf("real-time scheduling: %v", err)
-		}
-		return
+		return // without cgo, or forbidden
 	}
 	before := realTimeThreads(t)
-	stop, err := real.start(os.Getpid(), []int{os.Getpid(), syscall.Gettid()})
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	m, err := real.start(os.Getpid(), []int{os.Getpid(), syscall.Gettid()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := realTimeThreads(t) - before; got != 2 {
 		t.Errorf("%d threads more are scheduled in real time, want 2", got)
 	}
-	time.Sleep(20 * beatEvery)
-	stop()
+	follows(t)
+	if err := m.lost(); err != nil {
+		t.Error(err)
+	}
+	m.stop()
 	within(t, time.Second, "they are gone", func() bool { return realTimeThreads(t) == before })
 	if _, err := real.start(os.Getpid(), []int{os.Getpid(), 1 << 30}); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("a thread that is not there: %v", err)
@@ -138,14 +175,54 @@ func TestRealTime(t *testing.T) {
 	within(t, time.Second, "the other one is gone", func() bool { return realTimeThreads(t) == before })
 }
 
-// realTimeThreads counts this process's threads that are scheduled in real time.
+// follows moves this thread from CPU to CPU; the metronomes must come along.
+func follows(t *testing.T) {
+	t.Helper()
+	var all unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &all) }()
+	for cpu := range 1024 {
+		if !all.IsSet(cpu) {
+			continue
+		}
+		var one unix.CPUSet
+		one.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 5*time.Second, fmt.Sprintf("a metronome is on CPU %d", cpu), func() bool {
+			return slices.Contains(realTimeAffinities(t), one)
+		})
+	}
+}
+
+func realTimeAffinities(t *testing.T) []unix.CPUSet {
+	t.Helper()
+	var out []unix.CPUSet
+	for _, id := range realTimeIDs(t) {
+		var set unix.CPUSet
+		if unix.SchedGetaffinity(id, &set) == nil {
+			out = append(out, set)
+		}
+	}
+	return out
+}
+
 func realTimeThreads(t *testing.T) int {
+	t.Helper()
+	return len(realTimeIDs(t))
+}
+
+// realTimeIDs are this process's threads that are scheduled in real time.
+func realTimeIDs(t *testing.T) []int {
 	t.Helper()
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	var ids []int
 	for _, task := range tasks {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%s/stat", task.Name()))
 		if err != nil {
@@ -153,8 +230,9 @@ func realTimeThreads(t *testing.T) int {
 		}
 		const policy = 38 // after the name
 		if f := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:])); f[policy] == "1" {
-			n++
+			id, _ := strconv.Atoi(task.Name())
+			ids = append(ids, id)
 		}
 	}
-	return n
+	return ids
 }

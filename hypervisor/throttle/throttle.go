@@ -135,8 +135,9 @@ type Throttle struct {
 	pause     time.Duration
 	use       float64
 	share     float64 // in force
-	stop      func()  // ends the metronome, while there is one
-	unbeaten  bool    // there can be none
+	asked     float64
+	beat      metronome // nil while there is none
+	unbeaten  bool      // there can be none
 	process   process
 	groups    []group
 	originals []Bandwidth // of groups, in the same order
@@ -215,6 +216,7 @@ func (th *Throttle) SetUse(use hypervisor.Cores) {
 func (th *Throttle) Least(pause time.Duration, use hypervisor.Cores) float64 {
 	th.mu.Lock()
 	defer th.mu.Unlock()
+	th.heed()
 	return th.timing().least(pause, use)
 }
 
@@ -249,14 +251,14 @@ func (th *Throttle) set(share float64) error {
 			return err
 		}
 	}
-	if changes && th.timing() == beating && th.stop == nil {
-		if th.startBeat(); th.stop == nil {
-			plans, effective = th.plans(share)
-		}
-	}
 	if th.held {
 		if err := th.t.guard.check(); err != nil && share < th.share {
 			return err
+		}
+		if changes && th.timing() == beating && th.beat == nil {
+			if th.startBeat(); th.beat == nil {
+				plans, effective = th.plans(share)
+			}
 		}
 		var errs []error
 		for i, g := range th.groups {
@@ -269,7 +271,7 @@ func (th *Throttle) set(share float64) error {
 			return err
 		}
 	}
-	th.share = effective
+	th.share, th.asked = effective, share
 	if !changes {
 		th.stopBeat()
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"drover/hypervisor"
@@ -272,6 +273,7 @@ func (k *known) prior(c course) Prior {
 		p.Ratio = c.ratio
 	}
 	for _, r := range k.receipts {
+		p.Ended = p.Ended || r.Done && !strings.HasSuffix(r.Strategy, UsedPostCopy)
 		if r.Done && k.change == 1 {
 			p.Limit, p.LeastShare = r.Limit, r.LeastShare
 		}

@@ -150,7 +150,7 @@ func window(s *hypervisor.DirtySample) model.Sample {
 // sampledChange compares the dirty-rate sample with those taken before earlier migrations.
 func (k *known) sampledChange() float64 {
 	now := k.Basis.Dirty
-	if now == nil || k.Basis.DirtyAge > sampleLife {
+	if now == nil || k.Basis.DirtyAge > sampleLife || k.uneven(now) {
 		return 1
 	}
 	return medianOf(k.receipts, 1, func(r Receipt) (float64, bool) {
@@ -160,6 +160,23 @@ func (k *known) sampledChange() float64 {
 		}
 		return float64(window(now).Dirtied+sampledNoise) / float64(window(then).Dirtied+sampledNoise), true
 	})
+}
+
+// uneven reports whether samples of this domain differ as widely without any change of its load: those before earlier
+// migrations from each other, or the present one from the longer one after it, which can only show less per second of
+// a load that is steady.
+func (k *known) uneven(now *hypervisor.DirtySample) bool {
+	then := latest(k.receipts, func(r Receipt) (float64, bool) {
+		s := r.Basis.Dirty
+		if s == nil || s.Window != now.Window {
+			return 0, false
+		}
+		return float64(window(s).Dirtied + sampledNoise), true
+	})
+	if len(then) > 1 && slices.Max(then) > changed*slices.Min(then) {
+		return true
+	}
+	return k.DirtyLong != nil && float64(k.DirtyLong.Rate) > changed*float64(now.Rate)+float64(sampledNoise)/now.Window.Seconds()
 }
 
 // firstPass is what the first pass sends, uncompressed.

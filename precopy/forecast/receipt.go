@@ -139,6 +139,8 @@ type Prior struct {
 	Limit      time.Duration `json:"limit,omitempty"`
 	LeastShare float64       `json:"least_share,omitempty"`
 	Receipts   int           `json:"receipts,omitempty"`
+	// Ended says that one of them was completed, by pre-copy alone.
+	Ended bool `json:"ended,omitempty"`
 	// Switchover is the most that the last pauses had besides sending; 0 is not known.
 	Switchover time.Duration `json:"switchover,omitempty"`
 	// First is the bytes sent for each byte in a first pass by the strategy chosen; 0 is 1.

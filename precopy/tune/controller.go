@@ -79,6 +79,7 @@ type Controller struct {
 	adopted        bool          // from its middle on
 	blind          bool          // nothing is known of how the present pass began
 	hoped          bool          // slowing was tried on a hopeful guess
+	beyond         time.Duration // Elapsed since when the limit is above the promise; 0 while it is not
 	landing        int           // the pass in which the guest was slowed; 0 when it is not
 	raised         time.Duration // Elapsed when the guest was slowed, or the limit last raised for that
 	highest        hypervisor.BytesPerSecond
@@ -378,9 +379,6 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return waiting(g, p, whole)
 		}
 	}
-	if d, ok := c.slowDeeply(r, g); ok {
-		return d
-	}
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
@@ -389,6 +387,9 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return c.slow(r, p)
 		}
 	}
+	if d, ok := c.slowDeeply(r, g); ok {
+		return d
+	}
 	ceiling := c.sending(c.start.Ceiling)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(c.floor(g))))
 	if c.due > 0 && r.Elapsed > c.due {
@@ -396,7 +397,10 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	}
 	if need <= ceiling {
 		c.raise(max(need, c.sending(c.start.MaxPause)))
-		if c.stalledFor(r) < 4*patience {
+		if c.beyond == 0 {
+			c.beyond = r.Elapsed
+		}
+		if r.Elapsed-c.beyond < 4*patience {
 			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 		}
 	}
@@ -422,7 +426,7 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if r.Elapsed > time.Duration(early*float64(c.budget())) {
 		return false
 	}
-	p, ok := c.slowedTo(g, cmp.Or(r.Deepest, r.Least))
+	p, ok := c.slowedTo(g, deepest(r))
 	if !ok {
 		return false
 	}
@@ -454,7 +458,7 @@ func (c *Controller) giveUp(r Reading) Decision {
 	if n := len(c.seen); c.stalledFor(r) < patience && (n == 0 || c.seen[n-1].Window < patience) {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, waiting for a dip"}
 	}
-	if c.start.Prior.Limit > 0 && len(c.seen) < 3 && c.landing == 0 && r.Elapsed < c.budget()/2 {
+	if c.start.Prior.Ended && len(c.sizes) < 3 && c.landing == 0 && r.Elapsed < c.budget()/2 {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, although it ended before: another pass will tell"}
 	}
 	c.share = 1

@@ -243,18 +243,18 @@ func TestOnePassDoesNotTell(t *testing.T) {
 // TestWhatEndedBefore is of a guest that one pass makes look far too fast, as one does whose load comes and goes, but
 // that was moved before: it is watched for longer.
 func TestWhatEndedBefore(t *testing.T) {
-	for _, before := range []time.Duration{0, 50 * time.Millisecond} {
+	for _, known := range []bool{false, true} {
 		g := newFastGuest(1, 0) // it can't be slowed
 		g.c = tune.New(tune.Start{
 			MaxPause: 150 * time.Millisecond, Ceiling: 150 * time.Millisecond, MaxSlowdown: 0.25, Budget: 75 * time.Second,
 			Bandwidth: mbit200, Memory: 384 * mib,
-			Prior: forecast.Prior{Receipts: 2, Limit: before, Growth: model.Growth{Set: 96 * mib, Rate: 157 * hypervisor.BytesPerSecond(mib)}},
+			Prior: forecast.Prior{Receipts: 2, Ended: known, Growth: model.Growth{Set: 96 * mib, Rate: 157 * hypervisor.BytesPerSecond(mib)}},
 		})
 		passes := 1
 		for g.pass(95*mib).Action == tune.Wait && passes < 20 {
 			passes++
 		}
-		if known := before > 0; known != (passes >= 3) || passes == 20 {
+		if known != (passes >= 3) || passes == 20 {
 			t.Errorf("ended before: %t; given up after %d passes", known, passes)
 		}
 	}

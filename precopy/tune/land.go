@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -21,30 +22,32 @@ func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool)
 	firm, ok := c.slowedTo(g, c.prev.Least)
 	gentle, can := c.slowedTo(g, c.prev.Gentle)
 	cheap := float64(gentle.lost) <= dearer*float64(firm.lost) && float64(gentle.Duration) <= dearer*float64(firm.Duration)
-	if c.prev.Gentle > c.prev.Least && can && wanted(gentle) && (!ok || cheap) {
+	if c.prev.Gentle > c.prev.Least && can && wanted(gentle) && (!ok || cheap || !wanted(firm)) {
 		return gentle, true
 	}
 	return firm, ok
 }
 
-// slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable: the
-// last resort before the migration is given up.
+// slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable.
 func (c *Controller) slowDeeply(r Reading, g model.Growth) (Decision, bool) {
-	if r.Deepest <= 0 || r.Deepest >= r.Least {
+	if deepest(r) >= max(forecast.LeastShare, r.Least) {
 		return Decision{}, false
 	}
 	p, ok := c.slowedTo(g, r.Deepest)
-	if !ok {
+	if !ok || r.Elapsed+p.Duration > c.budget() {
 		return Decision{}, false
 	}
 	switch whole, late := c.later(r, p); {
-	case c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= c.budget(), late && c.affordable(r, p, lastChance):
+	case c.affordable(r, p, reserve), late && c.affordable(r, p, lastChance):
 		return c.slow(r, p), true
 	case !late:
 		return waiting(g, p, whole), true
 	}
 	return Decision{}, false
 }
+
+// deepest is the smallest share that a guest may be brought to.
+func deepest(r Reading) float64 { return max(forecast.LeastShare, cmp.Or(r.Deepest, r.Least)) }
 
 // slowedTo is what slowing the guest, to that share at least, would do.
 func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
@@ -73,8 +76,12 @@ func (c *Controller) brake(r Reading, share float64) {
 }
 
 func (c *Controller) slowing(p plan) Decision {
+	how := ""
+	if c.share < c.prev.Least {
+		how = ", silent for longer at times than the pause that was promised,"
+	}
 	return Decision{Reason: Slowing, Text: fmt.Sprintf(
-		"the guest runs at %.0f %% so that passes leave less: about %s more", 100*c.share, p.Duration.Round(time.Second))}
+		"the guest runs at %.0f %%%s so that passes leave less: about %s more", 100*c.share, how, p.Duration.Round(time.Second))}
 }
 
 // land watches a guest that is slowed: passes must shrink now.
@@ -85,11 +92,11 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		p = c.try(seen, 1, promise)
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
 	}
-	deepest := max(forecast.LeastShare, r.Least)
+	firmest := max(forecast.LeastShare, r.Least)
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
-		if d := c.try(g, deepest, p.pause); c.share > deepest && c.affordable(r, d, 1) {
-			c.brake(r, deepest)
+		if d := c.try(g, firmest, p.pause); c.share > firmest && c.affordable(r, d, 1) {
+			c.brake(r, firmest)
 			return c.slowing(d)
 		}
 		if p.Duration > 2*time.Second {
@@ -97,7 +104,8 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
-	ceiling := c.sending(c.start.Ceiling)
+	// The silence before the switchover comes on top.
+	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
 	// What the guest has lost is lost for nothing once it has to run on at full speed.
 	last := float64(c.lost) > lastPart*c.start.MaxSlowdown*float64(r.Elapsed) && need <= ceiling
@@ -110,9 +118,13 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		// A longer pause within the promise costs the guest less than to be slowed more.
 		c.raise(promise)
 		return c.slowing(p)
-	case c.share > deepest:
-		c.brake(r, deepest)
+	case c.share > firmest:
+		c.brake(r, firmest)
 		return c.slowing(c.try(g, c.share, p.pause))
+	}
+	if d := c.try(g, deepest(r), p.pause); c.share > deepest(r) && d.Converges && c.affordable(r, d, 1) {
+		c.brake(r, deepest(r))
+		return c.slowing(d)
 	}
 	if c.longer(r, need, ceiling, last) {
 		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}

@@ -36,10 +36,12 @@ type Reading struct {
 	hypervisor.JobStats
 	// Share is what the guest is left of its own CPU use at present: 1 when it is not slowed.
 	Share float64
+	// Silence is how long the guest may be silent at a time for being slowed as it is; 0 when it is not.
+	Silence time.Duration
 	// Least is the smallest share that it can be brought to now without a silence beyond the promised pause; 1 when it
 	// can't be slowed.
 	Least float64
-	// Deepest is the smallest share where silences beyond the promise, within the ceiling, are the last resort; 0 is Least.
+	// Deepest is the smallest share where silences beyond the promise, within the ceiling, are what is left; 0 is Least.
 	Deepest float64
 	// Gentle is the smallest share by which the silences of a slowed guest leave room for a switchover within the
 	// promise; 0 is Least.

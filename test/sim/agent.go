@@ -549,7 +549,9 @@ func (r *Running) brake(m precopy.Migration) {
 		return
 	}
 	use := max(min(r.guest.Asked(r.w.now)/hypervisor.Cores(r.guest.VCPUs), 1), 0.05)
-	least := func(silence time.Duration) float64 { return min(1, throttle.Least(silence, use)/float64(use)) }
+	least := func(silence time.Duration) float64 {
+		return min(1, throttle.Least(silence, use, r.guest.VCPUs)/float64(use))
+	}
 	gentle, firm, deep := m.Policy.Silences()
 	r.gentle, r.least, r.deepest = least(gentle), least(firm), least(deep)
 }

@@ -34,7 +34,7 @@ func TestWorker(t *testing.T) {
 		{"slow", 1000, 1024 * mib, pages.Pattern{Kind: pages.Pages, Rate: 2000, WorkingSet: 128 * mib}},
 		{"near the link", 1000, 1024 * mib, pages.Pattern{Kind: pages.Pages, Rate: 20000, WorkingSet: 256 * mib}},
 		{"beyond the link", 1000, 1024 * mib, pages.Pattern{Kind: pages.Pages, Rate: 45000, WorkingSet: 256 * mib}},
-		{"hopeless", 400, 768 * mib, pages.Pattern{Kind: pages.Pages, Rate: 90000, WorkingSet: 512 * mib}},
+		{"hopeless", 400, 768 * mib, pages.Pattern{Kind: pages.Pages, Rate: 150000, WorkingSet: 512 * mib}},
 		{"sweep", 400, 640 * mib, pages.Pattern{Kind: pages.Sweep, Rate: 7000, WorkingSet: 256 * mib}},
 		{"bursts", 400, 512 * mib, pages.Pattern{Kind: pages.Bursts, Rate: 16000, WorkingSet: 192 * mib, On: 2 * time.Second, Off: 2 * time.Second}},
 	} {
@@ -195,18 +195,17 @@ type brake struct {
 	pause time.Duration
 }
 
-func (b *brake) Set(share float64) (float64, error) {
+func (b *brake) Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error) {
 	if share < 1 {
-		share = max(share, b.Least(1, b.pause))
+		share = max(share, b.Least(use, silence))
 	}
 	return share, b.host.Slow(context.Background(), b.id, share)
 }
 
 func (b *brake) Busiest() (hypervisor.Cores, error) { return 1, nil }
 func (b *brake) Least(use hypervisor.Cores, silence time.Duration) float64 {
-	return throttle.Least(silence, use)
+	return throttle.Least(silence, use, 1)
 }
-func (b *brake) SetUse(hypervisor.Cores) {}
 func (b *brake) End() error {
 	_ = b.host.Slow(context.Background(), b.id, 1) // the guest may have left
 	return nil
