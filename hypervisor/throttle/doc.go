@@ -28,8 +28,8 @@
 // A throttled vCPU stands still until its period ends. The scheduler notices an exhausted quota only at
 // its tick (4 ms with 250 Hz), or when another thread takes the vCPU's place, and takes what ran over from the next
 // periods: with quotas shorter than a tick the guest stands still for several periods. Hence a metronome while a guest is
-// slowed: a real-time thread for each vCPU, which follows it from CPU to CPU and interrupts it every half a
-// millisecond. Quotas of a millisecond are kept exactly then, and a vCPU stands still for one period. Measured with a busy
+// slowed: a real-time thread for each vCPU, which follows it from CPU to CPU and interrupts it more often than
+// every millisecond. Quotas of a millisecond are kept exactly then, and a vCPU stands still for one period. Measured with a busy
 // thread on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
 // A guest needs some CPU time to give a sign of life, though: emulated ones with 1 ms in 72 ms were silent for two
 // periods every tenth time and for three now and then. So a silence is reckoned as two periods.

@@ -6,9 +6,9 @@ import "time"
 
 const (
 	// beatEvery is shorter than the shortest quota: a vCPU never runs over by a whole one.
-	beatEvery = 500 * time.Microsecond
-	// mostBeaten is how many vCPUs a metronome follows at most: each takes a thread and, while it is throttled, about
-	// a hundredth of a core.
+	beatEvery = 800 * time.Microsecond
+	// mostBeaten is how many vCPUs a metronome follows at most: each takes a thread and, while it is throttled, up to
+	// a thirtieth of a core (measured in a virtual machine, whose timers are dear).
 	mostBeaten = 16
 )
 

@@ -56,9 +56,9 @@ func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
 		return plan{}, false
 	}
 	p := c.try(g, deepest, forecast.Sending(c.start.MaxPause, c.fixed, true))
-	// It need not be slowed more than it takes to end almost as soon.
+	// It need not be slowed more than it takes to end almost as soon, at clearly less of a loss.
 	for share := 0.7; share > deepest; share -= 0.1 {
-		if m := c.try(g, share, p.pause); m.Converges && m.lost <= p.lost && m.Duration <= p.Duration*5/4 {
+		if m := c.try(g, share, p.pause); m.Converges && float64(m.lost) <= clearly*float64(p.lost) && m.Duration <= p.Duration*5/4 {
 			return c.leastPause(g, m), true
 		}
 	}

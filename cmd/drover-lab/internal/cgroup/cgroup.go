@@ -155,7 +155,7 @@ func (l Layout) Create(lab, host string, lim Limits) error {
 // What a lab and one of its hosts may use of each second in real time, in microseconds.
 const (
 	realTimeOfLab  = 400_000
-	realTimeOfHost = 40_000
+	realTimeOfHost = 90_000
 	realTimeFile   = "cpu.rt_runtime_us"
 )
 

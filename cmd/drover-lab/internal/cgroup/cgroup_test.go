@@ -122,8 +122,8 @@ func TestV1OnAFakeTree(t *testing.T) {
 	if got := read(t, filepath.Dir(cpu), "cpu.shares"); got != "16384" {
 		t.Errorf("the lab's shares %q, want 16384", got)
 	}
-	if got := read(t, filepath.Dir(cpu), realTimeFile) + " " + read(t, cpu, realTimeFile); got != "400000 40000" {
-		t.Errorf("real time %q, want 400000 for the lab and 40000 for the host", got)
+	if got := read(t, filepath.Dir(cpu), realTimeFile) + " " + read(t, cpu, realTimeFile); got != "400000 90000" {
+		t.Errorf("real time %q, want 400000 for the lab and 90000 for the host", got)
 	}
 	if got := read(t, cpuset, "cpuset.cpus"); got != "0-1" {
 		t.Errorf("cpuset.cpus %q, want the parent's", got)
