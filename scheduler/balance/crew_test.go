@@ -82,6 +82,7 @@ func TestCrewFindsAsMuch(t *testing.T) {
 	alone.settle(alone.mustMove())
 	alone.allow(alone.movable())
 	alone.note()
+	alone.survey()
 	every := o.Evaluations / adjustments
 	from := max(hottest, hotShare*alone.scale*alone.badness(&alone.totals)/float64(len(alone.movers))/alone.meanItem)
 	for k := range adjustments {

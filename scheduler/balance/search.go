@@ -68,7 +68,8 @@ type search struct {
 	maxMoves    bound
 	maxGiB      bound
 	evaluations int
-	slope       slope // where the placement was last looked at
+	slope       slope     // where the placement was last looked at
+	welcome     []float64 // by item: about what it costs at least that it comes to another host, when last looked at
 	temperature float64
 	spent       int             // of a run's budget, in candidates
 	gaveUp      map[int32]given // wanted moves that are not in the plan
@@ -78,7 +79,7 @@ type search struct {
 
 func newSearch(s *state, movers []int32) *search {
 	o := &s.o
-	x := &search{state: s, rng: random(o.Seed + 1), bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}}
+	x := &search{state: s, rng: random(o.Seed + 1), bestValue: [2]float64{math.Inf(1)}, gaveUp: map[int32]given{}, welcome: make([]float64, len(s.items))}
 	x.allow(movers)
 	x.owner = make([]int32, len(s.hosts))
 	for h := range s.hosts {
@@ -132,6 +133,7 @@ func (x *search) anneal(budget int) {
 		return
 	}
 	x.note()
+	x.survey()
 	from, share := float64(hottest), float64(hotShare)
 	switch {
 	case len(x.movers) < fewItems:

@@ -22,26 +22,33 @@ type state struct {
 	moved []int32   // items that are not at home
 	mpos  []int32   // by item: where in moved, or -1
 
-	loads []loads   // by host
-	full  []float64 // by host: how loaded it is
-	count []int32   // by group and host: members there
+	loads   []loads   // by host
+	glances []glance  // by host
+	full    []float64 // by host: how loaded it is
+	count   []int32   // by group and host: members there
 }
 
-// loads are what a host's items come to, and its part in the totals. They fill one cache line.
+// loads are what a host's items come to, and its part in the Contention.
 type loads struct {
 	mem, cpu, vcpus, vari, net float64
-	free, load                 float64 // Score
-	cost                       float64 // Contention
+	cost                       float64
 }
+
+// glance is what a scan for the Score sees of a host: its part in it, and what a MiB and a core are there. It is
+// half a cache line; all that is needed of some hundred hosts stays in the first-level cache.
+type glance struct{ free, load, perMem, perCPU float64 }
 
 func newState(c *compiled) *state {
 	n, m := len(c.hosts), len(c.items)
 	s := &state{
 		compiled: c, at: make([]int32, m), on: make([][]int32, n), pos: make([]int32, m), mpos: make([]int32, m),
-		loads: make([]loads, n), full: make([]float64, n), count: make([]int32, len(c.groups)*n),
+		loads: make([]loads, n), glances: make([]glance, n), full: make([]float64, n), count: make([]int32, len(c.groups)*n),
 	}
 	for h := range c.hosts {
 		s.loads[h].mem, s.loads[h].vcpus = c.hosts[h].heldMem, c.hosts[h].heldVCPUs
+		if c.hosts[h].counts {
+			s.glances[h].perMem, s.glances[h].perCPU = c.hosts[h].perMem, c.hosts[h].perCPU
+		}
 	}
 	for i := range c.items {
 		x := &c.items[i]
@@ -141,12 +148,12 @@ func (s *state) refresh(h int32) {
 		return
 	}
 	if s.scored {
-		free, load := (x.memCap-l.mem)*x.perMem, l.cpu*x.perCPU
-		s.f1 += free - l.free
-		s.f2 += free*free - l.free*l.free
-		s.l1 += load - l.load
-		s.l2 += load*load - l.load*l.load
-		l.free, l.load = free, load
+		g, free, load := &s.glances[h], (x.memCap-l.mem)*x.perMem, l.cpu*x.perCPU
+		s.f1 += free - g.free
+		s.f2 += free*free - g.free*g.free
+		s.l1 += load - g.load
+		s.l2 += load*load - g.load*g.load
+		g.free, g.load = free, load
 		return
 	}
 	c := s.hostCost(h, l.cpu, l.vari, l.mem, l.net)
@@ -158,8 +165,8 @@ func (s *state) refresh(h int32) {
 func (s *state) resum() {
 	s.f1, s.f2, s.l1, s.l2, s.contention = 0, 0, 0, 0, 0
 	for h := range s.hosts {
-		l := &s.loads[h]
-		l.free, l.load, l.cost = 0, 0, 0
+		g := &s.glances[h]
+		g.free, g.load, s.loads[h].cost = 0, 0, 0
 		s.refresh(int32(h))
 	}
 	s.price, s.gib = 0, 0
@@ -178,19 +185,18 @@ func (x *item) leaves() change { return change{-x.mem, -x.cpu, -x.vari, -x.net, 
 
 // shifted takes the change of a host's loads into account.
 func (s *state) shifted(n *totals, h int32, d change) {
-	x, l := &s.hosts[h], &s.loads[h]
-	if !x.counts {
-		return
-	}
 	if !s.scored {
-		n.contention += s.hostCost(h, l.cpu+d.cpu, l.vari+d.vari, l.mem+d.mem, l.net+d.net) - l.cost
+		if l := &s.loads[h]; s.hosts[h].counts {
+			n.contention += s.hostCost(h, l.cpu+d.cpu, l.vari+d.vari, l.mem+d.mem, l.net+d.net) - l.cost
+		}
 		return
 	}
-	df, dl := -d.mem*x.perMem, d.cpu*x.perCPU
+	g := &s.glances[h]
+	df, dl := -d.mem*g.perMem, d.cpu*g.perCPU
 	n.f1 += df
-	n.f2 += df * (2*l.free + df)
+	n.f2 += df * (2*g.free + df)
 	n.l1 += dl
-	n.l2 += dl * (2*l.load + dl)
+	n.l2 += dl * (2*g.load + dl)
 }
 
 // travelled takes into account that an item goes from where it is to t, apart from loads.
