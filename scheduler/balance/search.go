@@ -3,9 +3,9 @@ package balance
 import "math"
 
 const (
-	// The search starts accepting what costs about a seventh of a move more, and ends at a fiftieth of one. With so
+	// The search starts accepting what costs about a seventh of a move more, and ends at a hundredth of one. With so
 	// many changes for each item it has the time to start where more is accepted.
-	hottest, coldest   = 0.15, 0.02
+	hottest, coldest   = 0.15, 0.01
 	hotter, hotChanges = 0.3, 3000
 	// It starts hotter where there is more to gain than that: at this share of what each item has a part in.
 	hotShare = 0.05
