@@ -27,7 +27,7 @@
 // domain go instead, or exchanges two. It goes through where to, or with which, one after another (scan.go);
 // each is judged in constant time, from sums that are kept. The search runs for a number of evaluations, not
 // for a time, so the same problem gives the same plan on any machine. Large fleets are searched in two parts
-// at the same time, whose hosts are drawn anew a thousand times (crew.go).
+// at the same time, whose hosts are drawn anew five hundred times (crew.go).
 //
 // # What always holds
 //

@@ -21,9 +21,9 @@ const (
 	firmer = 4
 	// A weight that is followed changes by a factor of e in this part of the adjustments, less if the bound is
 	// off by less than that share.
-	followStep, followed = 0.007, 0.025
+	followStep, followed = 0.014, 0.025
 	// adjustments of the temperature and of the bounds' weights, in the course of a search.
-	adjustments = 1000
+	adjustments = 500
 	// Below a bound its weight is earned back, at first in full, so that the search passes freely from one
 	// side to the other: otherwise little can be changed once it has come to the bounds. In the last part it is
 	// earned back by so much less as the search goes on, and this much at the end.
