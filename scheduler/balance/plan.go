@@ -83,7 +83,7 @@ type Metrics struct {
 // evaluationsFor is the default budget: some thousand for each item that may move, but no more than takes half a
 // second of CPU, or, on large fleets, some hundred each and two seconds.
 func evaluationsFor(items int) int {
-	return max(min(5000*items, 3_500_000), min(450*items, 9_000_000))
+	return max(min(5000*items, 3_000_000), min(450*items, 9_000_000))
 }
 
 // Make finds a plan. The same problem and options give the same plan. Errors wrap ErrProblem or ErrOptions.
