@@ -20,7 +20,8 @@ const (
 	// AtOnce is how many shares one pass may change; the others follow in the next.
 	AtOnce = 64
 	// soon is how near the end of the stream in front must be for the next to be prepared: its start takes a
-	// second or two, in which nothing is sent.
+	// second or two, in which nothing is sent. What is prepared for longer costs its guest a little, as what it
+	// writes is noted.
 	soon = 4 * time.Second
 	// nearFor is how long a stream may have a link to itself for its switchover, and nearAgain when it may
 	// have it the next time.
@@ -171,9 +172,11 @@ func (a *Arbiter) Contended(target string) bool {
 	return slices.ContainsFunc(a.flows, func(o *flow) bool { return slices.Contains(o.Links, l) })
 }
 
-// lively reports whether links are divided live.
-func (a *Arbiter) lively() bool {
-	return a.Network.Sharing != policy.SharingEqual && a.Network.Sharing != policy.SharingNone
+func (a *Arbiter) lively() bool { return Lively(a.Network) }
+
+// Lively reports whether links are divided live: only then is the next stream prepared while another is sent.
+func Lively(n policy.Network) bool {
+	return n.Sharing != policy.SharingEqual && n.Sharing != policy.SharingNone
 }
 
 // Admit decides about a candidate. What it admits counts from then on; one that has to wait keeps those that
@@ -304,11 +307,32 @@ func (a *Arbiter) MayPrepare(source string, link int) bool {
 			if o.Behind {
 				return false
 			}
-			end, ok := a.ends(o)
-			ending = ending || ok && o.progress != nil && o.progress.ETA > 0 && end.Sub(a.Now) <= soon
+			ending = ending || a.ending(o)
 		}
 	}
 	return ending && out < policy.MaxStreams
+}
+
+// ending reports whether a stream may end soon: by its present pass, which may be the last, or by what was forecast,
+// whichever comes first. What is left of a pass counts memory that holds nothing, too, and forecasts err.
+func (a *Arbiter) ending(f *flow) bool {
+	if f.m.Phase == precopy.Unknown {
+		return false
+	}
+	within := func(d time.Duration) bool { return d <= soon }
+	p, fc := f.progress, f.m.Forecast
+	if p == nil {
+		return fc != nil && fc.Seconds > 0 && within(time.Duration(fc.Seconds*float64(time.Second)))
+	}
+	age := a.Now.Sub(p.Seen)
+	if p.ETA > 0 && within(p.ETA-age) {
+		return true
+	}
+	rate := max(f.share.Bandwidth, unit)
+	if p.ETA <= 0 || within(rate.Time(p.Remaining)-age) {
+		return p.ETA > 0 // not while its passes do not leave less
+	}
+	return fc != nil && p.Round <= 1 && within(rate.Time(max(fc.Bytes-p.Processed, 0))-age)
 }
 
 // Prepare reports whether a stream may be prepared beyond the number that may run between two hosts.

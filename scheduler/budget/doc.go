@@ -23,6 +23,12 @@
 // by weighted max-min fairness: no stream below its cap could have more without taking from one that, for
 // its weight, has no more than itself, or has no more than its need. Nothing stays idle that a stream could use.
 //
+// # What is next
+//
+// The start of a migration takes a second or two in which it sends nothing. So one more than may be sent at once out
+// of a host, or into one, is prepared when a stream in front of it may end soon: by its present pass, or by what was
+// forecast of it. It has the least, 1 MiB/s, until the one in front is over, and all then.
+//
 // # Soundness
 //
 // A share counts, until its agent has said that it applied it, with the most that may be in force: what it was

@@ -364,3 +364,46 @@ func TestWritesAreFew(t *testing.T) {
 		t.Errorf("one pass changes %d shares", most)
 	}
 }
+
+// The next stream out of a host is prepared when the one in front may end soon, by whatever tells; never beside one
+// that is prepared already, nor while nobody knows when the other ends.
+func TestPrepareNext(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		progress *precopy.Progress
+		forecast *precopy.Forecast
+		second   bool // another is prepared already
+		want     bool
+	}{
+		{name: "nothing is known", want: false},
+		{name: "a short one, of which nothing was sent yet", forecast: &precopy.Forecast{Seconds: 3}, want: true},
+		{name: "a long one", forecast: &precopy.Forecast{Seconds: 30}, want: false},
+		{name: "its pass ends, long before the forecast", progress: &precopy.Progress{Round: 1, ETA: 3 * time.Second, Remaining: 120 << 20}, forecast: &precopy.Forecast{Seconds: 300, Bytes: 1 << 40}, want: true},
+		{name: "its pass ends later, as the forecast says too", progress: &precopy.Progress{Round: 1, ETA: 30 * time.Second, Remaining: 1200 << 20}, forecast: &precopy.Forecast{Seconds: 33, Bytes: 1300 << 20}, want: false},
+		{name: "what is left is empty, says the forecast", progress: &precopy.Progress{Round: 1, ETA: 30 * time.Second, Remaining: 1200 << 20, Processed: 1200 << 20}, forecast: &precopy.Forecast{Seconds: 33, Bytes: 1300 << 20}, want: true},
+		{name: "a later pass, whatever was forecast", progress: &precopy.Progress{Round: 4, ETA: 30 * time.Second, Remaining: 1200 << 20, Processed: 9000 << 20}, forecast: &precopy.Forecast{Seconds: 33, Bytes: 1300 << 20}, want: false},
+		{name: "it was told before it had the link", progress: &precopy.Progress{Round: 1, ETA: 100 * time.Second, Remaining: 100 << 20}, want: true},
+		{name: "passes that do not leave less", progress: &precopy.Progress{Round: 5, ETA: -1, Remaining: 100 << 20}, want: false},
+		{name: "one is prepared", progress: &precopy.Progress{Round: 1, ETA: time.Second, Remaining: 40 << 20}, second: true, want: false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := fleetOf(4, func(int) hypervisor.BytesPerSecond { return 50 * mib })
+			running(s, "m0001", "h0", "h1", 44*mib, 0)
+			delete(s.Progress, "m0001")
+			m := s.Migrations["m0001"]
+			m.Forecast = tt.forecast
+			s.Migrations["m0001"] = m
+			if tt.progress != nil {
+				p := *tt.progress
+				p.ID, p.Serial = "m0001", 1
+				s.Progress["m0001"] = fleet.SeenProgress{Progress: p, Seen: t0}
+			}
+			if tt.second {
+				running(s, "m0002", "h0", "h2", 1*mib, 0)
+			}
+			if got := New(Input{Fleet: s, Outgoing: 1, Incoming: 2, Now: t0}).Prepare("h0", "h3", "h0"); got != tt.want {
+				t.Errorf("prepared: %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
