@@ -121,6 +121,7 @@ func (r *Running) outcome(p precopy.Phase) *precopy.Outcome {
 	l.ID, l.At, l.Done = r.ID, r.w.Time(), p == precopy.Done
 	l.Encrypt = r.w.store.migrations[r.ID].Policy.Encrypt
 	l.Seconds, l.Bytes, l.PauseMS, l.Rounds, l.Strategy = o.Seconds, o.Bytes, o.PauseMS, o.Rounds, o.Strategy
+	l.Seconds = max(l.Seconds-l.Waited.Seconds(), l.Seconds/4) // as the real worker
 	if l.LeastShare > 0 && l.LeastShare < 1 {
 		o.ThrottleMaxPercent = max(o.ThrottleMaxPercent, int(100*(1-l.LeastShare)+0.5))
 	}
