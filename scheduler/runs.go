@@ -12,6 +12,7 @@ import (
 	"drover/precopy"
 	"drover/precopy/forecast"
 	"drover/scheduler/auto"
+	"drover/scheduler/budget"
 	"drover/scheduler/drain"
 	"drover/scheduler/fleet"
 	"drover/scheduler/rolling"
@@ -59,7 +60,7 @@ func (p *pass) runs() {
 		}
 		next, requests := drain.Step(drain.Input{
 			Run: auto.Doubt(p.Fleet, r), Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
-			Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now),
+			Ahead: budget.Lively(p.budget.Network), Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now),
 		})
 		if !drain.Same(r.Run, next) {
 			p.decisions = append(p.decisions, Decision{Run: &RunWrite{Old: r, New: next}})
@@ -149,7 +150,7 @@ func (l *Loop) fetch(ctx context.Context, asks *sync.WaitGroup, ids []hypervisor
 func (p *pass) roll(r fleet.StoredRun) {
 	next, requests := rolling.Step(rolling.Input{
 		Run: r, Fleet: p.Fleet, Now: p.Now, Outgoing: p.Limits.Outgoing, Incoming: p.Limits.Incoming,
-		Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now), Hooks: p.Memory.Hooks,
+		Ahead: budget.Lively(p.budget.Network), Foresee: Foresee(p.Fleet, p.Memory.Profiles, p.Now), Hooks: p.Memory.Hooks,
 	})
 	if !drain.Same(r.Run, next) {
 		p.decisions = append(p.decisions, Decision{Run: &RunWrite{Old: r, New: next}})

@@ -15,6 +15,7 @@ import (
 	"drover/hypervisor"
 	"drover/precopy/forecast"
 	"drover/scheduler"
+	"drover/scheduler/budget"
 	"drover/scheduler/drain"
 	"drover/scheduler/feasible"
 	"drover/scheduler/fleet"
@@ -211,9 +212,10 @@ func (s *session) previewDrain(ctx context.Context, run *fleet.Run) (fleet.Run, 
 
 func (s *session) stepInput(snap *fleet.Snapshot, run fleet.Run, profiles map[hypervisor.DomainID]forecast.Profile) drain.Input {
 	limits, now := scheduler.DefaultLimits(), time.Now()
+	network, _ := snap.Policy.Network.At(now)
 	return drain.Input{
 		Run: fleet.StoredRun{Run: run}, Fleet: snap, Now: now, Outgoing: limits.Outgoing, Incoming: limits.Incoming,
-		Foresee: scheduler.Foresee(snap, profiles, now),
+		Ahead: budget.Lively(network), Foresee: scheduler.Foresee(snap, profiles, now),
 	}
 }
 

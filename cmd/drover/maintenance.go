@@ -95,7 +95,7 @@ func runMaintenance(ctx context.Context, s *session) error {
 	}
 	in := s.stepInput(snap, run, nil)
 	plan := rolling.Plan(rolling.Input{
-		Run: in.Run, Fleet: snap, Now: in.Now, Outgoing: in.Outgoing, Incoming: in.Incoming, Foresee: in.Foresee,
+		Run: in.Run, Fleet: snap, Now: in.Now, Outgoing: in.Outgoing, Incoming: in.Incoming, Ahead: in.Ahead, Foresee: in.Foresee,
 	}, func(q []drain.Question) [][]hypervisor.Blocker { return askAll(ctx, s, q) })
 	if err := ctx.Err(); err != nil {
 		return err

@@ -29,9 +29,16 @@
 // for, in memory, vCPUs or CPU, stays too, and one that would crowd its host more than the one where it is. Those
 // that must stay together come home one after the other, or not at all.
 //
+// # What is next
+//
+// Where links are divided live, a few more VMs of a host are asked for than are sent at once, in the order in which
+// they will leave it: the scheduler has the next one prepared while another is being sent (package budget), so that
+// the link does not lie idle between them. What was asked for and has not begun waits in the scheduler, holds
+// nothing, and is withdrawn if the run is cancelled.
+//
 // # When it ends
 //
-// The moves that are left are played through: each takes what was forecast and some seconds around, times the
+// The moves that are left are played through: each takes what was forecast and some time around, times the
 // run's pace, and begins when a stream is free at both its hosts. No link takes its bytes in less than they
 // need. The pace is what earlier runs have shown at first, the median of the last few, and more and more what
 // this one has: its time so far over what the moves that are over were to take. Each end that is told stands

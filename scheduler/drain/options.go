@@ -74,6 +74,6 @@ func (s *step) longest() []int {
 			out = append(out, i)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b int) int { return int(expected(s.r.Moves[b]) - expected(s.r.Moves[a])) })
+	slices.SortStableFunc(out, func(a, b int) int { return int(s.expected(s.r.Moves[b]) - s.expected(s.r.Moves[a])) })
 	return out
 }

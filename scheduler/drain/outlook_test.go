@@ -2,10 +2,15 @@ package drain
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
+	"drover/precopy"
 	"drover/scheduler/fleet"
 )
 
@@ -114,4 +119,56 @@ func TestForecastsAreBounded(t *testing.T) {
 	if n := len(got.Forecasts); n > keptForecasts || got.Forecasts[0] != first || got.Forecasts[n-1].Left > 1 {
 		t.Errorf("%d forecasts, the first %+v, the last %+v", n, got.Forecasts[0], got.Forecasts[n-1])
 	}
+}
+
+// Of a drain whose next VMs are asked for early no more are taken to be on their way than are sent: what is told is
+// the same as if the others had not been asked for.
+func TestAskedAhead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lanes := rapid.IntRange(1, 3).Draw(t, "lanes")
+		n := rapid.IntRange(4, 8).Draw(t, "VMs")
+		spec := "h1:64"
+		for i := range n {
+			spec += fmt.Sprintf(" vm%d:1", i)
+		}
+		w := newWorld(spec, "h2:64", "h3:64", "h4:64", "h5:64")
+		for i := range n {
+			w.slow[fmt.Sprintf("vm%d", i)] = float64(rapid.IntRange(1, 60).Draw(t, "seconds"))
+		}
+		r := drainOf("h1")
+		r.MaxParallel = lanes
+		w.request(r)
+		take := func() fleet.Run {
+			next, requests := Step(Input{Run: w.runs["r1"], Fleet: w.snapshot(), Now: w.now, Outgoing: 1, Incoming: 2, Ahead: true, Foresee: w.foresee})
+			w.rev++
+			w.runs["r1"] = fleet.StoredRun{Run: next, Revision: w.rev}
+			for _, q := range requests {
+				w.carryOut(q)
+			}
+			return next
+		}
+		for range 4 {
+			take()
+		}
+		ids := slices.Sorted(maps.Keys(w.migs))
+		if want := min(n, lanes+ahead); len(ids) != want {
+			t.Fatalf("%d of %d asked for, want %d", len(ids), n, want)
+		}
+		for _, id := range ids[:lanes] {
+			w.admit(id)
+		}
+		one := take()
+		s := &step{Input: Input{Fleet: w.snapshot(), Now: w.now, Incoming: 2, Ahead: true}, r: one}
+		asked := s.rest(one.Moves, lanes, 1)
+		moves := slices.Clone(one.Moves)
+		for i, m := range moves {
+			if m.State == fleet.MoveAsked && w.migs[m.Migration].Phase == precopy.Requested {
+				moves[i].State = fleet.MovePlanned
+			}
+		}
+		// Another order of those that wait may end a little sooner or later, by no more than one of them takes.
+		if planned := s.rest(moves, lanes, 1); (asked-planned).Abs() > time.Minute || lanes == 1 && asked != planned {
+			t.Fatalf("%s are left, and %s if nobody had asked for more than %d at once", asked, planned, lanes)
+		}
+	})
 }

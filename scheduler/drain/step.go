@@ -28,7 +28,10 @@ type Input struct {
 	Now   time.Time
 	// Outgoing and Incoming are the streams at once that a host has; a run may allow more outgoing ones.
 	Outgoing, Incoming int
-	Foresee            Foresee
+	// Ahead says that the next VMs to leave a host are asked for while others are being sent, so that they can be
+	// prepared meanwhile.
+	Ahead   bool
+	Foresee Foresee
 }
 
 // Request is one thing to do for a run. Exactly one of its fields is set.
@@ -315,10 +318,18 @@ func (s *step) lanes() int {
 	return max(s.Outgoing, 1)
 }
 
+// ahead is how many moves beyond those that may be sent at once are asked for: one that is prepared, and one
+// that can be as soon as that one is sent.
+const ahead = 2
+
 // ask begins moves whose turn it is: their IDs are noted, and asked for when that is written.
 func (s *step) ask() {
 	out, in := map[string]int{}, map[string]int{}
 	under := map[hypervisor.DomainID]bool{}
+	lanes := s.lanes()
+	if s.Ahead {
+		lanes += ahead
+	}
 	for _, m := range s.r.Moves {
 		if m.State == fleet.MoveAsked {
 			out[m.From]++
@@ -331,7 +342,7 @@ func (s *step) ask() {
 		if m.State != fleet.MovePlanned || m.To == "" || under[m.UUID] || m.NotBefore != nil && s.Now.Before(*m.NotBefore) {
 			continue
 		}
-		if !s.turn(i) || out[m.From] >= s.lanes() || in[m.To] >= max(s.Incoming, 1) || s.where.moving[m.UUID] != "" || s.where.at[m.UUID] != m.From {
+		if !s.turn(i) || out[m.From] >= lanes || in[m.To] >= max(s.Incoming, 1) || s.where.moving[m.UUID] != "" || s.where.at[m.UUID] != m.From {
 			continue
 		}
 		if s.r.Kind == fleet.RunRestore {

@@ -197,7 +197,7 @@ func (p *planner) finish(by time.Time) bool {
 func (p *planner) drain(name string, later []string) fleet.Run {
 	in := drain.Input{
 		Run: fleet.StoredRun{Run: p.drainOf(name, later)}, Fleet: p.fleet, Now: p.Now,
-		Outgoing: p.Outgoing, Incoming: p.Incoming, Foresee: p.Foresee,
+		Outgoing: p.Outgoing, Incoming: p.Incoming, Ahead: p.Ahead, Foresee: p.Foresee,
 	}
 	return drain.Preview(in, func(q []drain.Question) [][]hypervisor.Blocker {
 		if p.ask == nil {

@@ -22,7 +22,9 @@ type Input struct {
 	Now   time.Time
 	// Outgoing and Incoming are the streams at once that a host has.
 	Outgoing, Incoming int
-	Foresee            drain.Foresee
+	// Ahead says that the next VMs to leave a host are prepared while others are being sent.
+	Ahead   bool
+	Foresee drain.Foresee
 	// Hooks are the attempts that this leader has begun: the result, or nil while it runs.
 	Hooks map[string]*precopy.HookResult
 }
@@ -289,7 +291,7 @@ func (s *step) inTheWay(i int) string {
 	name := s.roll.Rolled[i].Host
 	d := drain.Preview(drain.Input{
 		Run: fleet.StoredRun{Run: s.drainOf(name, s.waiting(name))}, Fleet: snap, Now: s.Now,
-		Outgoing: s.Outgoing, Incoming: s.Incoming, Foresee: s.Foresee,
+		Outgoing: s.Outgoing, Incoming: s.Incoming, Ahead: s.Ahead, Foresee: s.Foresee,
 	}, unasked)
 	if d.Phase == fleet.RunRefused {
 		return d.Reason
