@@ -187,7 +187,37 @@ func TestBrake(t *testing.T) {
 	}
 }
 
+// TestBrakeIsAsMildAsItCan says which silence goes with which share, and that a guest which is paused for its switchover
+// is let go until something is wanted again.
+func TestBrakeIsAsMildAsItCan(t *testing.T) {
+	f := &fakeThrottle{use: 0.4}
+	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 150, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+	f.leastFor = func(silence time.Duration) float64 { return 0.01 / silence.Seconds() } // of a core: 0.2, 0.095, 0.056
+	b.look(time.Now())
+	for _, tc := range []struct {
+		share   float64
+		silence time.Duration
+	}{{0.6, b.gentle}, {0.3, b.firm}, {0.15, b.deep}, {0.01, b.deep}, {1, 0}} {
+		b.set(tc.share)
+		if b.silence != tc.silence || tc.share < 1 && f.silence != tc.silence {
+			t.Errorf("share %v: silence %s, told %s, want %s", tc.share, b.silence, f.silence, tc.silence)
+		}
+	}
+	b.loosen() // nothing to let go
+	b.set(0.3)
+	b.loosen()
+	if f.set != 1 || b.share != 0.3 {
+		t.Errorf("let go: %v of a core, and the tuner is told %v", f.set, b.share)
+	}
+	if !b.set(0.3) || f.set != 0.12 {
+		t.Errorf("the switchover was taken back: %v of a core", f.set)
+	}
+}
+
 type fakeThrottle struct {
+	leastFor func(time.Duration) float64
+	silence  time.Duration
+
 	use   hypervisor.Cores
 	least float64
 	pause time.Duration
@@ -203,11 +233,18 @@ func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string, 
 }
 
 func (f *fakeThrottle) Set(share float64, _ hypervisor.Cores, silence time.Duration) (float64, error) {
-	f.set = max(share, f.least)
+	f.silence = silence
+	f.set = max(share, f.Least(f.use, silence))
 	return f.set, nil
 }
-func (f *fakeThrottle) Busiest() (hypervisor.Cores, error)            { return f.use, nil }
-func (f *fakeThrottle) Least(hypervisor.Cores, time.Duration) float64 { return f.least }
+func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) { return f.use, nil }
+func (f *fakeThrottle) Least(_ hypervisor.Cores, silence time.Duration) float64 {
+	if f.leastFor != nil {
+		return f.leastFor(silence)
+	}
+	return f.least
+}
+
 func (f *fakeThrottle) End() error {
 	f.ends++
 	if f.failing > 0 {

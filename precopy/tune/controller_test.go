@@ -273,6 +273,43 @@ func TestSlowedDeeply(t *testing.T) {
 	}
 }
 
+// TestNotSlowedBeyondTheBudget is of the same guest when the time is nearly up: what can't end in time is not begun.
+func TestNotSlowedBeyondTheBudget(t *testing.T) {
+	g := newFastGuest(0.28, 0.16)
+	g.r.Elapsed = 60 * time.Second
+	for range 3 {
+		if d := g.pass(95 * mib); g.c.Share() < 1 {
+			t.Fatalf("after %s it runs at %.2f: %s", g.r.Elapsed, g.c.Share(), d.Text)
+		} else if d.Action == tune.Abort {
+			return
+		}
+	}
+	t.Errorf("after %s still not given up", g.r.Elapsed)
+}
+
+// TestSlowedDeeplyBeforeItIsGivenUp is of a guest that was slowed firmly, and still rewrites all of its set.
+func TestSlowedDeeplyBeforeItIsGivenUp(t *testing.T) {
+	g := newFastGuest(0.28, 0.16)
+	g.c = tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 250 * time.Millisecond, MaxSlowdown: 0.6, Budget: 5 * time.Minute,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{Growth: model.Growth{Set: 96 * mib, Rate: 60 * hypervisor.BytesPerSecond(mib)}},
+	})
+	firmly := false
+	for range 40 {
+		d := g.pass(95 * mib)
+		g.r.Share = g.c.Share()
+		firmly = firmly || g.r.Share < 0.4 && g.r.Share >= 0.28
+		switch {
+		case g.r.Share < 0.28 && firmly:
+			return
+		case d.Action == tune.Abort:
+			t.Fatalf("given up after %s, slowed firmly: %t: %s", g.r.Elapsed, firmly, d.Text)
+		}
+	}
+	t.Errorf("after %s it runs at %.2f, slowed firmly: %t", g.r.Elapsed, g.c.Share(), firmly)
+}
+
 // TestSlowedGuestThatStillLeavesALittle is of a guest that uses up its quota at once whenever it may run: however
 // slow it is, short passes leave as much, a little more than the first limits take. That is no reason to give up.
 func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {

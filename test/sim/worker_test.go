@@ -206,6 +206,7 @@ func (b *brake) Busiest() (hypervisor.Cores, error) { return 1, nil }
 func (b *brake) Least(use hypervisor.Cores, silence time.Duration) float64 {
 	return throttle.Least(silence, use, 1)
 }
+
 func (b *brake) End() error {
 	_ = b.host.Slow(context.Background(), b.id, 1) // the guest may have left
 	return nil
