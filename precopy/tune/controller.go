@@ -32,6 +32,7 @@ const (
 	samples = 6 // passes that the growth is fitted to
 	// scatter is the relative error from which passes are taken not to follow one growth.
 	scatter = 0.2
+	xbzrle  = "xbzrle"
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -356,16 +357,25 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 		return float64(easy.Duration-p.Duration) >= forecast.Worth*float64(p.lost) &&
 			float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
-	if p, ok := c.slowed(g, pays); ok && !c.held() && !periodic && pays(p) {
+	if p, ok := c.slowed(g, pays); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)
 	}
 	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
+}
+
+// compressesNext reports whether pages are compressed from the next pass on only: XBZRLE has nothing to compare with
+// before they were sent a second time (QEMU's xbzrle_started), and how fast dirtied memory is sent shows only then.
+func (c *Controller) compressesNext(r Reading) bool {
+	return c.start.Strategy.Compression == xbzrle && r.Round <= 2
 }
 
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
 	now := func(p plan) bool { return c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget }
+	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 {
+		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
+	}
 	p, ok := c.slowed(g, func(p plan) bool { return now(p) && r.Elapsed+p.Duration <= budget/10*6 })
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {

@@ -260,6 +260,25 @@ func TestWhatEndedBefore(t *testing.T) {
 	}
 }
 
+// TestNotSlowedBeforePagesAreCompressed is of a guest that is to be slowed at once, unless what it rewrites will be
+// compressed from the next pass on.
+func TestNotSlowedBeforePagesAreCompressed(t *testing.T) {
+	for compression, pass := range map[string]int{"": 2, "xbzrle": 3} {
+		g := newFastGuest(0.16, 0)
+		g.c = tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.8, Budget: 75 * time.Second,
+			Bandwidth: mbit200, Memory: 384 * mib, Strategy: hypervisor.Strategy{Compression: compression},
+			Prior: forecast.Prior{Receipts: 2, Ended: true, Growth: model.Growth{Set: 96 * mib, Rate: 60 * hypervisor.BytesPerSecond(mib)}},
+		})
+		for g.c.Share() == 1 && g.r.Round < 10 {
+			g.pass(95 * mib)
+		}
+		if g.r.Round != pass {
+			t.Errorf("compression %q: slowed in pass %d, want %d", compression, g.r.Round, pass)
+		}
+	}
+}
+
 // TestSlowedDeeply is of the same guest on a host where silences within the ceiling let it be slowed by more.
 func TestSlowedDeeply(t *testing.T) {
 	g := newFastGuest(0.28, 0.16)

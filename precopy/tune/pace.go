@@ -44,7 +44,7 @@ func newPace(order hypervisor.BytesPerSecond, compression string) pace {
 // tells reports whether a pass says what the link carries. A stream that compresses pages is as fast as
 // that goes; XBZRLE has nothing to compress in the first pass.
 func (p *pace) tells(round int) bool {
-	return p.packed == "" || p.packed == "xbzrle" && round <= 1
+	return p.packed == "" || p.packed == xbzrle && round <= 1
 }
 
 // allow changes the most that the stream may use.
