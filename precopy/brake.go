@@ -24,9 +24,8 @@ type Throttle interface {
 	End() error
 }
 
-// Throttler takes hold of a domain's vCPUs and changes nothing yet. No silence that a throttle
-// imposes may be as long as pause. name is for people.
-type Throttler func(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (Throttle, error)
+// Throttler takes hold of a domain's vCPUs and changes nothing yet. name is for people.
+type Throttler func(ctx context.Context, id hypervisor.DomainID, name string) (Throttle, error)
 
 // brake slows the guest of a migration. A quota acts on what the vCPUs really use, and the tuner
 // speaks of shares of that: the brake translates. It is used by one goroutine.
@@ -55,7 +54,7 @@ func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger
 	if open == nil || m.Policy.MaxSlowdown <= 0 {
 		return b
 	}
-	th, err := open(ctx, m.UUID, m.Domain, b.deep)
+	th, err := open(ctx, m.UUID, m.Domain)
 	if err != nil {
 		log.Warn("the guest can't be slowed", "err", err)
 		return b

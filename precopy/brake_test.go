@@ -28,7 +28,7 @@ type brakes struct {
 
 const guestUse = hypervisor.Cores(0.5)
 
-func (b *brakes) open(context.Context, hypervisor.DomainID, string, time.Duration) (Throttle, error) {
+func (b *brakes) open(context.Context, hypervisor.DomainID, string) (Throttle, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.refuse != nil {
@@ -158,8 +158,8 @@ func (w *world) awaitSlowed() {
 func TestBrake(t *testing.T) {
 	f := &fakeThrottle{use: 0.4, least: 0.1}
 	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
-	if f.pause != 120*time.Millisecond {
-		t.Errorf("silence up to %s, want 120ms for a promise of 100ms and a ceiling far above", f.pause)
+	if b.deep != 120*time.Millisecond {
+		t.Errorf("silence up to %s, want 120ms for a promise of 100ms and a ceiling far above", b.deep)
 	}
 	if b.least(b.firm) != 1 || b.set(0.5) {
 		t.Error("slowed before its use is known")
@@ -220,15 +220,13 @@ type fakeThrottle struct {
 
 	use   hypervisor.Cores
 	least float64
-	pause time.Duration
 	set   float64
 	ends  int
 	// failing is how many more times End fails.
 	failing int
 }
 
-func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string, pause time.Duration) (Throttle, error) {
-	f.pause = pause
+func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string) (Throttle, error) {
 	return f, nil
 }
 

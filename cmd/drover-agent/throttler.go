@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"time"
 
 	"drover/cmd/internal/conf"
 	"drover/hypervisor"
@@ -19,8 +18,8 @@ func newThrottler(s *conf.Agent, log *slog.Logger) (open precopy.Throttler, clos
 		log.Error("guests can't be slowed on this host", "err", err)
 		return nil, func() error { return nil }
 	}
-	return func(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (precopy.Throttle, error) {
-		th, err := t.Begin(ctx, id, name, pause)
+	return func(ctx context.Context, id hypervisor.DomainID, name string) (precopy.Throttle, error) {
+		th, err := t.Begin(ctx, id, name)
 		if err != nil {
 			return nil, err
 		}
@@ -30,19 +29,6 @@ func newThrottler(s *conf.Agent, log *slog.Logger) (open precopy.Throttler, clos
 
 type throttled struct {
 	*throttle.Throttle
-}
-
-func (t throttled) Least(use hypervisor.Cores, silence time.Duration) float64 {
-	return t.Throttle.Least(silence, use)
-}
-
-func (t throttled) Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error) {
-	t.SetUse(use)
-	t.SetPause(silence)
-	if err := t.Throttle.Set(share); err != nil {
-		return 0, err
-	}
-	return t.Share(), nil
 }
 
 func (t throttled) Busiest() (hypervisor.Cores, error) {

@@ -92,16 +92,10 @@ func (g group) write(write writer, to Bandwidth) error {
 	if err != nil || from == to {
 		return err
 	}
-	period := strconv.FormatInt(to.Period.Microseconds(), 10)
 	if g.v2 {
-		quota := "max"
-		if to.Quota > 0 {
-			quota = strconv.FormatInt(to.Quota.Microseconds(), 10)
-		}
-		return write(filepath.Join(g.dir, maxFile), quota+" "+period)
+		return g.rewrite(write, to)
 	}
-	quota := strconv.FormatInt(to.Quota.Microseconds(), 10)
-	files := [][2]string{{quotaFile, quota}, {periodFile, period}}
+	files := [][2]string{{quotaFile, micros(to.Quota)}, {periodFile, micros(to.Period)}}
 	if periodFirst(from, to) {
 		files[0], files[1] = files[1], files[0]
 	}
@@ -112,6 +106,20 @@ func (g group) write(write writer, to Bandwidth) error {
 	}
 	return nil
 }
+
+// rewrite sets the bandwidth that the group has anew.
+func (g group) rewrite(write writer, b Bandwidth) error {
+	if !g.v2 {
+		return write(filepath.Join(g.dir, quotaFile), micros(b.Quota))
+	}
+	quota := "max"
+	if b.Quota > 0 {
+		quota = micros(b.Quota)
+	}
+	return write(filepath.Join(g.dir, maxFile), quota+" "+micros(b.Period))
+}
+
+func micros(d time.Duration) string { return strconv.FormatInt(d.Microseconds(), 10) }
 
 // ceiling returns the smallest share that the groups above leave each of their members.
 func (g group) ceiling() float64 {

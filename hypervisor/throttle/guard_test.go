@@ -73,11 +73,11 @@ func testHolder(args []string) error {
 	if err != nil {
 		return err
 	}
-	x, err := th.Begin(context.Background(), hypervisor.DomainID(args[2]), "web", 150*time.Millisecond)
+	x, err := th.Begin(context.Background(), hypervisor.DomainID(args[2]), "web")
 	if err != nil {
 		return err
 	}
-	if err := x.Set(share); err != nil {
+	if err := set(x, share); err != nil {
 		return err
 	}
 	fmt.Println("throttled by", os.Getpid())

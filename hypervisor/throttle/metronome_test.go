@@ -40,8 +40,8 @@ func TestBeating(t *testing.T) {
 	tr := newTree(t, nil)
 	th, fake := tr.throttler(&fakeKeeper{}), &fakeMetronomes{}
 	th.metronomes = fake
-	x := tr.begin(t, th, 150*ms)
-	if got := x.Least(50*ms, 1); !near(got, 0.05) {
+	x := tr.begin(t, th)
+	if got := x.Least(1, 50*ms); !near(got, 0.05) {
 		t.Errorf("least share %v", got)
 	}
 	tr.onWrite = func(group, Bandwidth) error {
@@ -61,7 +61,7 @@ func TestBeating(t *testing.T) {
 		{1, tr.leaf, 0},
 		{0.1, Bandwidth{ms, 10 * ms}, 1},
 	} {
-		if err := x.Set(step.share); err != nil {
+		if err := set(x, step.share); err != nil {
 			t.Fatal(err)
 		}
 		if got := tr.read(1); got != step.want || fake.running != step.runs {
@@ -94,14 +94,14 @@ func TestNoMetronome(t *testing.T) {
 			if tc.fake != nil {
 				th.metronomes = tc.fake
 			}
-			x := tr.begin(t, th, 150*ms)
+			x := tr.begin(t, th)
 			for range 2 {
-				if err := x.Set(0.1); err != nil {
+				if err := set(x, 0.1); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if got, want := tr.read(0), (Bandwidth{5 * ms, 50 * ms}); got != want || !near(x.Share(), 0.1) || !near(x.Least(150*ms, 1), 1.0/12) {
-				t.Errorf("%v, share %v, least %v", got, x.Share(), x.Least(150*ms, 1))
+			if got, want := tr.read(0), (Bandwidth{5 * ms, 50 * ms}); got != want || !near(x.share, 0.1) || !near(x.Least(1, 150*ms), 1.0/12) {
+				t.Errorf("%v, share %v, least %v", got, x.share, x.Least(1, 150*ms))
 			}
 			if tc.fake != nil && tc.fake.started != tc.started {
 				t.Errorf("%d were started, want %d", tc.fake.started, tc.started)
@@ -118,21 +118,21 @@ func TestLostMetronome(t *testing.T) {
 	tr := newTree(t, nil)
 	th, fake := tr.throttler(&fakeKeeper{}), &fakeMetronomes{}
 	th.metronomes = fake
-	x := tr.begin(t, th, 150*ms)
-	if err := x.Set(0.1); err != nil {
+	x := tr.begin(t, th)
+	if err := set(x, 0.1); err != nil {
 		t.Fatal(err)
 	}
-	if got := x.Least(150*ms, 1); !near(got, 1.0/60) || fake.running != 1 {
+	if got := x.Least(1, 150*ms); !near(got, 1.0/60) || fake.running != 1 {
 		t.Fatalf("least %v with %d metronomes", got, fake.running)
 	}
 	fake.gone = errors.New("another control group")
-	if got := x.Least(150*ms, 1); !near(got, 1.0/12) {
+	if got := x.Least(1, 150*ms); !near(got, 1.0/12) {
 		t.Errorf("least share then %v", got)
 	}
 	if got, want := tr.read(0), (Bandwidth{5 * ms, 50 * ms}); got != want || fake.running != 0 {
 		t.Errorf("then %v with %d metronomes, want %v with none", got, fake.running, want)
 	}
-	if err := x.Set(0.25); err != nil || fake.started != 1 {
+	if err := set(x, 0.25); err != nil || fake.started != 1 {
 		t.Errorf("%v, %d were started", err, fake.started)
 	}
 	if err := x.End(); err != nil || tr.read(0) != tr.leaf {

@@ -88,11 +88,10 @@ func New(cfg Config) (*Throttler, error) {
 	return t, nil
 }
 
-// Begin finds the domain's vCPUs and notes their bandwidth; it changes nothing yet. No silence that is
-// imposed will be as long as pause. name is for people. The caller must End the throttle, whatever
-// becomes of the migration. Errors: [ErrNotRunning], [ErrNoGroups], [ErrAmbiguous], [ErrBusy], and those
+// Begin finds the domain's vCPUs and notes their bandwidth; it changes nothing yet. name is for people. The caller must
+// End the throttle, whatever becomes of the migration. Errors: [ErrNotRunning], [ErrNoGroups], [ErrAmbiguous], [ErrBusy], and those
 // of reading the kernel's files.
-func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name string, pause time.Duration) (*Throttle, error) {
+func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name string) (*Throttle, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, err)
 	}
@@ -101,7 +100,7 @@ func (t *Throttler) Begin(ctx context.Context, id hypervisor.DomainID, name stri
 	if t.active[id] != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, ErrBusy)
 	}
-	th := &Throttle{t: t, id: id, name: name, pause: pause, use: 1, share: 1}
+	th := &Throttle{t: t, id: id, name: name, use: 1, share: 1}
 	if err := t.spool.locked(th.open); err != nil {
 		return nil, fmt.Errorf("throttle %s: %w", id, err)
 	}
@@ -132,12 +131,14 @@ type Throttle struct {
 	name string
 
 	mu        sync.Mutex
-	pause     time.Duration
 	use       float64
-	share     float64 // in force
+	silence   time.Duration
+	share     float64     // in force
+	inForce   []Bandwidth // of groups, once one was set
 	asked     float64
-	beat      metronome // nil while there is none
-	unbeaten  bool      // there can be none
+	forgiver  chan struct{} // nil while nothing is taken away
+	beat      metronome     // nil while there is none
+	unbeaten  bool          // there can be none
 	process   process
 	groups    []group
 	originals []Bandwidth // of groups, in the same order
@@ -196,45 +197,32 @@ func (th *Throttle) Original() map[int]Bandwidth {
 	return out
 }
 
-// SetPause changes the pause for later calls of Set.
-func (th *Throttle) SetPause(pause time.Duration) {
-	th.mu.Lock()
-	defer th.mu.Unlock()
-	th.pause = pause
-}
-
-// SetUse tells what the busiest vCPU uses of a core when it is not throttled, for later calls of Set:
-// one that uses little can be given little. Without it all count as busy.
-func (th *Throttle) SetUse(use hypervisor.Cores) {
-	th.mu.Lock()
-	defer th.mu.Unlock()
-	th.use = float64(use)
-}
-
 // Least is the smallest share of a core that a vCPU which uses so much of one when it is not throttled can be brought
-// to without silencing it for the pause or longer; 1 when nothing can be done within that pause.
-func (th *Throttle) Least(pause time.Duration, use hypervisor.Cores) float64 {
+// to without silencing it for so long; 1 when nothing can be done within that.
+func (th *Throttle) Least(use hypervisor.Cores, silence time.Duration) float64 {
 	th.mu.Lock()
 	defer th.mu.Unlock()
 	th.heed()
-	return th.timing().least(pause, use)
+	return th.timing().least(silence, use)
 }
 
-// Set lets each vCPU use no more than the share of one core, 0.01 to 1; 1 takes nothing away. A share
-// below what the pause allows (see [Throttle.Least]) becomes that, and one above an original limit leaves that
-// limit in force; Use tells which share is. Errors: [ErrNotRunning] when the domain's process ended,
-// [ErrUnguarded] when there is no watchdog (nothing was written then), and those of writing: some vCPUs
-// may be throttled then, and End still owes them.
-func (th *Throttle) Set(share float64) error {
+// Set lets each vCPU use no more than the share of one core, 0.01 to 1; 1 takes nothing away. use is what the busiest
+// vCPU uses of a core when it is not throttled: one that uses little can be given little. No silence that is imposed
+// will be as long as silence. It returns the share in force: one below what the silence allows (see [Throttle.Least])
+// becomes that, and one above an original limit leaves that limit in force. Errors: [ErrNotRunning] when the
+// domain's process ended, [ErrUnguarded] when there is no watchdog (nothing was written then), and those of writing: some
+// vCPUs may be throttled then, and End still owes them.
+func (th *Throttle) Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error) {
 	if math.IsNaN(share) || share <= 0 || share > 1 {
-		return fmt.Errorf("throttle %s: share %v, want above 0 up to 1", th.id, share)
+		return 0, fmt.Errorf("throttle %s: share %v, want above 0 up to 1", th.id, share)
 	}
 	th.mu.Lock()
 	defer th.mu.Unlock()
+	th.use, th.silence = float64(use), silence
 	if err := th.set(share); err != nil {
-		return fmt.Errorf("throttle %s: %w", th.id, err)
+		return 0, fmt.Errorf("throttle %s: %w", th.id, err)
 	}
-	return nil
+	return th.share, nil
 }
 
 func (th *Throttle) set(share float64) error {
@@ -271,8 +259,11 @@ func (th *Throttle) set(share float64) error {
 			return err
 		}
 	}
-	th.share, th.asked = effective, share
-	if !changes {
+	th.share, th.asked, th.inForce = effective, share, plans
+	if changes {
+		th.startForgiving()
+	} else {
+		th.stopForgiving()
 		th.stopBeat()
 	}
 	return nil
@@ -281,7 +272,7 @@ func (th *Throttle) set(share float64) error {
 // plans are the bandwidths for a share, of groups, and the most that one of them leaves a vCPU.
 func (th *Throttle) plans(share float64) (plans []Bandwidth, effective float64) {
 	for _, original := range th.originals {
-		b := th.timing().plan(share, th.use, th.pause, original, min(th.ceiling, original.Share()))
+		b := th.timing().plan(share, th.use, th.silence, original, min(th.ceiling, original.Share()))
 		plans = append(plans, b)
 		effective = max(effective, min(1, th.ceiling, b.Share()))
 	}
@@ -309,13 +300,6 @@ func (th *Throttle) hold() error {
 	}
 	th.entry, th.held = e, true
 	return nil
-}
-
-// Share is the share of a core that each vCPU may use now; 1 when nothing is taken away.
-func (th *Throttle) Share() float64 {
-	th.mu.Lock()
-	defer th.mu.Unlock()
-	return th.share
 }
 
 // Use returns what the vCPUs did since the Use before, or since Begin.
@@ -368,6 +352,7 @@ func (th *Throttle) End() error {
 		th.held = false
 		th.t.guard.release()
 	}
+	th.stopForgiving()
 	th.stopBeat()
 	th.ended, th.share = true, 1
 	th.t.mu.Lock()

@@ -27,11 +27,11 @@ func TestSetAndEnd(t *testing.T) {
 		tr := newTree(t, func(tr *tree) { tr.v2, tr.leaf = v2, limited })
 		keeper := &fakeKeeper{}
 		th := tr.throttler(keeper)
-		x := tr.begin(t, th, 150*ms)
+		x := tr.begin(t, th)
 		if diff := cmp.Diff(map[int]Bandwidth{0: limited, 1: limited}, x.Original()); diff != "" {
 			t.Errorf("originals (-want +got):\n%s", diff)
 		}
-		if err := x.Set(0.9); err != nil {
+		if err := set(x, 0.9); err != nil {
 			t.Fatal(err)
 		}
 		if tr.writes != 0 || keeper.held != 0 || len(tr.spooled()) != 0 {
@@ -43,7 +43,7 @@ func TestSetAndEnd(t *testing.T) {
 			}
 			return nil
 		}
-		if err := x.Set(0.25); err != nil {
+		if err := set(x, 0.25); err != nil {
 			t.Fatal(err)
 		}
 		for i := range tr.vcpus {
@@ -64,10 +64,10 @@ func TestSetAndEnd(t *testing.T) {
 		if keeper.held != 0 || len(tr.spooled()) != 0 {
 			t.Errorf("after the end: %d holds, spool %v", keeper.held, tr.spooled())
 		}
-		if x.Set(0.5) == nil {
+		if set(x, 0.5) == nil {
 			t.Error("an ended throttle can be set")
 		}
-		if err := tr.begin(t, th, 150*ms).End(); err != nil {
+		if err := tr.begin(t, th).End(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -77,29 +77,29 @@ func TestSetRefuses(t *testing.T) {
 	tr := newTree(t, nil)
 	keeper := &fakeKeeper{err: ErrUnguarded}
 	th := tr.throttler(keeper)
-	x := tr.begin(t, th, 150*ms)
-	_, err := th.Begin(t.Context(), guestID, "web", 150*ms)
+	x := tr.begin(t, th)
+	_, err := th.Begin(t.Context(), guestID, "web")
 	wantError(t, "a second Begin", err, ErrBusy)
 	for _, share := range []float64{0, -1, 1.01} {
-		if x.Set(share) == nil {
+		if set(x, share) == nil {
 			t.Errorf("share %v is taken", share)
 		}
 	}
-	wantError(t, "no watchdog", x.Set(0.3), ErrUnguarded)
+	wantError(t, "no watchdog", set(x, 0.3), ErrUnguarded)
 	if tr.writes != 0 || len(tr.spooled()) != 0 {
 		t.Errorf("unguarded: %d writes, spool %v", tr.writes, tr.spooled())
 	}
 	keeper.err = nil
-	if err := x.Set(0.3); err != nil {
+	if err := set(x, 0.3); err != nil {
 		t.Fatal(err)
 	}
 	keeper.err = ErrUnguarded
-	wantError(t, "the watchdog died", x.Set(0.2), ErrUnguarded)
-	if err := x.Set(0.4); err != nil {
+	wantError(t, "the watchdog died", set(x, 0.2), ErrUnguarded)
+	if err := set(x, 0.4); err != nil {
 		t.Errorf("giving back needs no watchdog: %v", err)
 	}
 	tr.endQEMU()
-	wantError(t, "Set", x.Set(0.3), ErrNotRunning)
+	wantError(t, "Set", set(x, 0.3), ErrNotRunning)
 	_, err = x.Use()
 	wantError(t, "Use", err, ErrNotRunning)
 	if err := th.Close(); err != nil {
@@ -110,29 +110,29 @@ func TestSetRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = th.Begin(ctx, guestID, "web", 150*ms)
+	_, err = th.Begin(ctx, guestID, "web")
 	wantError(t, "Begin", err, context.Canceled)
 }
 
 func TestPauseAndUse(t *testing.T) {
 	versions(t, func(t *testing.T, v2 bool) {
 		tr := newTree(t, func(tr *tree) { tr.v2, tr.parent = v2, Bandwidth{75 * ms, 100 * ms} })
-		x := tr.begin(t, tr.throttler(&fakeKeeper{}), 50*ms)
+		x := tr.begin(t, tr.throttler(&fakeKeeper{}))
 		for _, step := range []struct {
 			share float64
 			pause time.Duration
 			want  float64
 		}{{0.01, 50 * ms, 0.25}, {0.01, 150 * ms, 1.0 / 12}, {0.9, 150 * ms, 0.75}, {1, 150 * ms, 0.75}} {
-			x.SetPause(step.pause)
-			if err := x.Set(step.share); err != nil {
+			got, err := x.Set(step.share, 1, step.pause)
+			if err != nil {
 				t.Fatal(err)
 			}
 			u, err := x.Use()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !near(u.Share, step.want) {
-				t.Errorf("share %v within %s: %v in force, want %v", step.share, step.pause, u.Share, step.want)
+			if !near(u.Share, step.want) || !near(got, step.want) {
+				t.Errorf("share %v within %s: %v and %v in force, want %v", step.share, step.pause, got, u.Share, step.want)
 			}
 		}
 		tr.counters(0, 3*time.Second, 2*time.Second)
@@ -179,9 +179,9 @@ func TestUsage(t *testing.T) {
 func TestHalfWritten(t *testing.T) {
 	tr := newTree(t, nil)
 	keeper := &fakeKeeper{}
-	x := tr.begin(t, tr.throttler(keeper), 150*ms)
+	x := tr.begin(t, tr.throttler(keeper))
 	tr.failFrom = 3
-	wantError(t, "Set", x.Set(0.3), syscall.EIO)
+	wantError(t, "Set", set(x, 0.3), syscall.EIO)
 	if tr.read(0) == tr.leaf {
 		t.Fatal("nothing was written: the test tests nothing")
 	}
@@ -230,7 +230,7 @@ func TestRecover(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tr := newTree(t, nil)
 			th := tr.throttler(&fakeKeeper{})
-			if err := tr.begin(t, th, 150*ms).Set(0.25); err != nil {
+			if err := set(tr.begin(t, th), 0.25); err != nil {
 				t.Fatal(err)
 			}
 			tc.change(tr)
@@ -251,7 +251,7 @@ func TestRecover(t *testing.T) {
 func TestRecoverFaults(t *testing.T) {
 	tr := newTree(t, nil)
 	th := tr.throttler(&fakeKeeper{})
-	if err := tr.begin(t, th, 150*ms).Set(0.25); err != nil {
+	if err := set(tr.begin(t, th), 0.25); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Recover(filepath.Join(tr.root, "nothing"), th.log); err != nil {
@@ -278,7 +278,7 @@ func TestRecoverFaults(t *testing.T) {
 // throttled values that it finds.
 func TestTakeOver(t *testing.T) {
 	tr := newTree(t, nil)
-	if err := tr.begin(t, tr.throttler(&fakeKeeper{}), 150*ms).Set(0.25); err != nil {
+	if err := set(tr.begin(t, tr.throttler(&fakeKeeper{})), 0.25); err != nil {
 		t.Fatal(err)
 	}
 	other := tr.kernel
@@ -286,11 +286,11 @@ func TestTakeOver(t *testing.T) {
 	tr.failFrom = 1 // so that New can't give it back
 	th := tr.throttler(&fakeKeeper{})
 	tr.failFrom = 0
-	x := tr.begin(t, th, 150*ms)
+	x := tr.begin(t, th)
 	if got := x.Original()[0]; got != tr.leaf {
 		t.Errorf("original %v, want %v", got, tr.leaf)
 	}
-	if err := x.Set(0.5); err != nil {
+	if err := set(x, 0.5); err != nil {
 		t.Fatal(err)
 	}
 	// The first one's watchdog comes late: it is no longer its business.
@@ -336,13 +336,13 @@ func TestEverySequence(t *testing.T) {
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			if x == nil {
 				var err error
-				if x, err = th.Begin(context.Background(), guestID, "web", pause); err != nil {
+				if x, err = th.Begin(context.Background(), guestID, "web"); err != nil {
 					t.Fatalf("Begin: %v", err)
 				}
 			}
 			switch rapid.SampledFrom([]string{"set", "set", "set", "end", "crash"}).Draw(t, "step") {
 			case "set":
-				if err := x.Set(rapid.Float64Range(0.001, 1).Draw(t, "share")); err != nil {
+				if _, err := x.Set(rapid.Float64Range(0.001, 1).Draw(t, "share"), 1, pause); err != nil {
 					t.Fatalf("Set: %v", err)
 				}
 				for i := range tr.vcpus {
@@ -357,7 +357,7 @@ func TestEverySequence(t *testing.T) {
 				x = nil
 			case "crash":
 				tr.failFrom = tr.writes + rapid.IntRange(1, 5).Draw(t, "at write")
-				if err := x.Set(rapid.Float64Range(0.001, 1).Draw(t, "share")); err != nil && !errors.Is(err, syscall.EIO) {
+				if _, err := x.Set(rapid.Float64Range(0.001, 1).Draw(t, "share"), 1, pause); err != nil && !errors.Is(err, syscall.EIO) {
 					t.Fatalf("Set: %v", err)
 				}
 				if rapid.Bool().Draw(t, "while ending") {
@@ -365,10 +365,14 @@ func TestEverySequence(t *testing.T) {
 				}
 				tr.failFrom = 0
 				tr.restartSelf()
+				x.die()
 				th, x = tr.throttler(keeper), nil
 			}
 		}
 		if rapid.Bool().Draw(t, "last crash") {
+			if x != nil {
+				x.die()
+			}
 			tr.restartSelf()
 			tr.throttler(keeper)
 		} else if err := th.Close(); err != nil {

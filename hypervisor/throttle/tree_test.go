@@ -32,9 +32,16 @@ type tree struct {
 	parent Bandwidth // of the domain's group
 	boot   int       // counts what must be new: starts of processes
 
+	spent    int // periods in which the quota ran out, beyond 3, in counters
 	writes   int
 	failFrom int                              // writes from this one on fail, 0 for never
 	onWrite  func(g group, b Bandwidth) error // looks at each state in between
+}
+
+// set throttles as if the guest were busy and might be silent for 150 ms.
+func set(x *Throttle, share float64) error {
+	_, err := x.Set(share, 1, 150*ms)
+	return err
 }
 
 func unlimited() Bandwidth { return Bandwidth{Quota: noLimit, Period: 100 * time.Millisecond} }
@@ -134,10 +141,10 @@ func (tr *tree) set(dir string, b Bandwidth) {
 func (tr *tree) counters(vcpu int, cpu, throttled time.Duration) {
 	rel, _ := filepath.Rel(tr.root, tr.dir(vcpu))
 	if tr.v2 {
-		tr.put(filepath.Join(rel, "cpu.stat"), fmt.Sprintf("usage_usec %d\nnr_periods 7\nnr_throttled 3\nthrottled_usec %d\n", cpu.Microseconds(), throttled.Microseconds()))
+		tr.put(filepath.Join(rel, "cpu.stat"), fmt.Sprintf("usage_usec %d\nnr_periods 7\nnr_throttled %d\nthrottled_usec %d\n", cpu.Microseconds(), 3+tr.spent, throttled.Microseconds()))
 		return
 	}
-	tr.put(filepath.Join(rel, "cpu.stat"), fmt.Sprintf("nr_periods 7\nnr_throttled 3\nthrottled_time %d\n", throttled.Nanoseconds()))
+	tr.put(filepath.Join(rel, "cpu.stat"), fmt.Sprintf("nr_periods 7\nnr_throttled %d\nthrottled_time %d\n", 3+tr.spent, throttled.Nanoseconds()))
 	tr.put(filepath.Join(strings.Replace(rel, "cg/cpu/", "cg/cpuacct/", 1), "cpuacct.usage"), fmt.Sprintln(cpu.Nanoseconds()))
 }
 
@@ -224,13 +231,21 @@ func (tr *tree) throttler(k keeper) *Throttler {
 
 func noMetronomes() (metronomes, error) { return nil, syscall.EPERM }
 
-func (tr *tree) begin(t testing.TB, th *Throttler, pause time.Duration) *Throttle {
+func (tr *tree) begin(t testing.TB, th *Throttler) *Throttle {
 	t.Helper()
-	x, err := th.Begin(t.Context(), guestID, "web", pause)
+	x, err := th.Begin(t.Context(), guestID, "web")
 	if err != nil {
 		t.Fatalf("Begin: %v", err)
 	}
+	t.Cleanup(x.die)
 	return x
+}
+
+// die ends what goes on by itself, as the end of the process does.
+func (th *Throttle) die() {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	th.stopForgiving()
 }
 
 func (tr *tree) spooled() []string {

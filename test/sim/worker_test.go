@@ -127,8 +127,8 @@ func worked(t *testing.T, m precopy.Migration, c pages.DomainConfig, link hyperv
 	q := &queue{rec: precopy.Stored{Migration: m, Revision: 1}, target: hosts[1]}
 	worker := precopy.NewWorker(precopy.Config{
 		Host: "a", Instance: "a-1", Migrator: hosts[0], Queue: q, Spool: spool, Log: slog.New(slog.DiscardHandler), Events: hosts[0].Events(),
-		Throttle: func(_ context.Context, id hypervisor.DomainID, _ string, pause time.Duration) (precopy.Throttle, error) {
-			return &brake{hosts[0], id, pause}, nil
+		Throttle: func(_ context.Context, id hypervisor.DomainID, _ string) (precopy.Throttle, error) {
+			return &brake{hosts[0], id}, nil
 		},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -190,9 +190,8 @@ func (q *queue) Ask(ctx context.Context, _ string, question precopy.Question) (p
 
 // brake slows a guest whose one vCPU is busy all the time.
 type brake struct {
-	host  *pages.Host
-	id    hypervisor.DomainID
-	pause time.Duration
+	host *pages.Host
+	id   hypervisor.DomainID
 }
 
 func (b *brake) Set(share float64, use hypervisor.Cores, silence time.Duration) (float64, error) {

@@ -1,0 +1,89 @@
+package throttle
+
+import "time"
+
+// A vCPU that is in the kernel when its quota is spent runs on until it is back in user space (since Linux 6.18: "sched/fair:
+// Switch to task based throttle model"). What it ran over is taken from the quotas of the next periods: a page fault of
+// 10 ms, as a guest's first write to a huge page is where memory is scarce, costs a vCPU that has 1 ms in each period ten
+// periods of silence. Setting a quota, be it the same, forgives the debt (tg_set_cfs_bandwidth in kernel/sched/core.c).
+
+const (
+	// debtEvery is the part of a period after which vCPUs are looked at, and leastDebtEvery the least time: what is
+	// overdrawn of periods shorter than that is soon paid.
+	debtEvery      = 1.0 / 4
+	leastDebtEvery = 5 * time.Millisecond
+)
+
+// stand is how long a vCPU has stood still.
+type stand struct {
+	cpu     time.Duration
+	periods int64 // in which its quota ran out, at since
+	since   time.Time
+}
+
+// indebted reports whether the vCPU stands still for its quotas for a whole period: one that did not overdraw has run again
+// by then.
+func (s *stand) indebted(u VCPUUse, now time.Time, period time.Duration) bool {
+	if s.since.IsZero() || u.CPU != s.cpu {
+		*s = stand{cpu: u.CPU, periods: u.ThrottledPeriods, since: now}
+		return false
+	}
+	if u.ThrottledPeriods == s.periods || now.Sub(s.since) < period {
+		return false
+	}
+	s.periods, s.since = u.ThrottledPeriods, now
+	return true
+}
+
+// forgiveDebts sets the quotas of vCPUs in debt anew until stop is closed.
+func (th *Throttle) forgiveDebts(stop <-chan struct{}) {
+	stands := make([]stand, len(th.groups))
+	timer := time.NewTimer(leastDebtEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-timer.C:
+		}
+		timer.Reset(th.forgive(stop, stands))
+	}
+}
+
+// forgive looks at the vCPUs once and returns how soon to look again.
+func (th *Throttle) forgive(stop <-chan struct{}, stands []stand) (next time.Duration) {
+	th.mu.Lock()
+	defer th.mu.Unlock()
+	select {
+	case <-stop: // while this waited: the quotas are given back
+		return leastDebtEvery
+	default:
+	}
+	for i, g := range th.groups {
+		b := th.inForce[i]
+		next = max(next, time.Duration(debtEvery*float64(b.Period)))
+		u, err := g.use()
+		if err != nil || b == th.originals[i] || !stands[i].indebted(u, time.Now(), b.Period) {
+			continue
+		}
+		if err := g.rewrite(th.t.kernel.write, b); err != nil {
+			th.t.log.Debug("an overdrawn quota could not be set anew", "domain", th.id, "vcpu", g.vcpu, "err", err)
+		}
+	}
+	return max(next, leastDebtEvery)
+}
+
+// startForgiving and stopForgiving are called under th.mu.
+func (th *Throttle) startForgiving() {
+	if th.forgiver == nil {
+		th.forgiver = make(chan struct{})
+		go th.forgiveDebts(th.forgiver)
+	}
+}
+
+func (th *Throttle) stopForgiving() {
+	if th.forgiver != nil {
+		close(th.forgiver)
+		th.forgiver = nil
+	}
+}
