@@ -41,6 +41,7 @@ type brake struct {
 	asked float64
 	// silence is the longest that the guest is silent for that.
 	silence time.Duration
+	failed  time.Time // when slowing it failed last
 }
 
 // endEvery is how often giving back is tried again, for as long as the agent lives; its end gives back
@@ -63,8 +64,15 @@ func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger
 	return b
 }
 
-// useEvery is how often the guest's CPU use is read.
-const useEvery = time.Second
+const (
+	// useEvery is how often the guest's CPU use is read.
+	useEvery = time.Second
+	// slowAgain is how long after a failure the guest is slowed at the earliest: each try starts a process and writes to the
+	// disk, which may be what fails.
+	slowAgain = 2 * time.Second
+	// sameShare is by how much, relative, what a share takes may have moved meanwhile, with the guest's use.
+	sameShare = 0.05
+)
 
 // look reads what the guest uses of its CPUs, while it is not slowed.
 func (b *brake) look(now time.Time) {
@@ -94,7 +102,7 @@ func (b *brake) least(silence time.Duration) float64 {
 // set brings the guest to the share of its own CPU use; it reports whether anything changed. What
 // fails is tried again at the next call.
 func (b *brake) set(share float64) bool {
-	if b.th == nil || share == b.asked {
+	if b.th == nil || share == b.asked || share < 1 && time.Since(b.failed) < slowAgain {
 		return false
 	}
 	quota := 1.0
@@ -108,8 +116,13 @@ func (b *brake) set(share float64) bool {
 	got, err := b.th.Set(quota, b.use, silence)
 	if err != nil {
 		b.log.Warn("the guest's CPU share could not be set", "share", share, "err", err)
-		b.asked = math.NaN() // some vCPUs may have it: whatever is wanted next is written
+		b.asked, b.failed = math.NaN(), time.Now() // some vCPUs may have it: whatever is wanted next is written
 		return false
+	}
+	if share == 1 {
+		// What it used while it was slowed says nothing.
+		_, _ = b.th.Busiest()
+		b.read = time.Now()
 	}
 	b.asked, b.share, b.silence = share, 1, 0
 	if share < 1 && b.use > 0 {
@@ -122,7 +135,7 @@ func (b *brake) set(share float64) bool {
 // silenceFor is the mildest silence that allows the share.
 func (b *brake) silenceFor(share float64) time.Duration {
 	for _, s := range []time.Duration{b.gentle, b.firm} {
-		if share >= b.least(s) {
+		if share >= (1-sameShare)*b.least(s) {
 			return s
 		}
 	}

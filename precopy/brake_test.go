@@ -204,17 +204,61 @@ func TestBrakeIsAsMildAsItCan(t *testing.T) {
 		}
 	}
 	b.loosen() // nothing to let go
-	b.set(0.3)
+	b.set(0.5)
 	b.loosen()
-	if f.set != 1 || b.share != 0.3 {
+	if f.set != 1 || b.share != 0.5 {
 		t.Errorf("let go: %v of a core, and the tuner is told %v", f.set, b.share)
 	}
-	if !b.set(0.3) || f.set != 0.12 {
+	if !b.set(0.5) || f.set != 0.2 {
 		t.Errorf("the switchover was taken back: %v of a core", f.set)
 	}
 }
 
+// TestBrakeForgetsUseOfASlowedGuest: what a slowed guest used is no measure of what it uses.
+func TestBrakeForgetsUseOfASlowedGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.01}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 150, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		b.set(0.2)
+		f.slowed = true
+		time.Sleep(5 * time.Second)
+		b.set(1)
+		for range 3 {
+			b.look(time.Now())
+			time.Sleep(useEvery)
+		}
+		if b.use != 0.4 {
+			t.Errorf("it is thought to use %v of a core, want 0.4", b.use)
+		}
+	})
+}
+
+// TestBrakeWaitsAfterAFailure: slowing a guest starts a process and writes to a disk, which may be full.
+func TestBrakeWaitsAfterAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.01, fails: true}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 150, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		for range 100 {
+			b.set(0.2)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if f.sets < 3 || f.sets > 6 {
+			t.Errorf("tried %d times in 10 s", f.sets)
+		}
+		f.fails = false
+		if !b.set(1) || f.set != 1 {
+			t.Error("what it was given back has to wait")
+		}
+	})
+}
+
 type fakeThrottle struct {
+	fails  bool // Set does
+	sets   int
+	slowed bool // since Busiest was read
+
 	leastFor func(time.Duration) float64
 	silence  time.Duration
 
@@ -231,11 +275,22 @@ func (f *fakeThrottle) open(_ context.Context, _ hypervisor.DomainID, _ string) 
 }
 
 func (f *fakeThrottle) Set(share float64, _ hypervisor.Cores, silence time.Duration) (float64, error) {
+	if f.sets++; f.fails {
+		return 0, errors.New("no space left on device")
+	}
 	f.silence = silence
 	f.set = max(share, f.Least(f.use, silence))
 	return f.set, nil
 }
-func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) { return f.use, nil }
+
+func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) {
+	if f.slowed {
+		f.slowed = false
+		return f.use / 5, nil
+	}
+	return f.use, nil
+}
+
 func (f *fakeThrottle) Least(_ hypervisor.Cores, silence time.Duration) float64 {
 	if f.leastFor != nil {
 		return f.leastFor(silence)

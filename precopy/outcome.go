@@ -42,6 +42,8 @@ func (d *drive) failed(ctx context.Context, cause error) {
 	if hypervisor.IsClass(cause, hypervisor.ClassUnknownOutcome) && !d.split() {
 		// The call's connection broke: the migration may well go on.
 		d.enter(Unknown, "the connection to the source's libvirt broke during the migration")
+		d.brake = newBrake(ctx, d.w.Throttle, d.rec.current().Migration, d.log)
+		defer func() { d.brake.release() }()
 	}
 	for ctx.Err() == nil {
 		if _, err := d.follow(ctx); err != nil || d.settledElsewhere(ctx) {

@@ -12,6 +12,8 @@ const (
 	// overdrawn of periods shorter than that is soon paid.
 	debtEvery      = 1.0 / 4
 	leastDebtEvery = 5 * time.Millisecond
+	// debtCost is the least time for each vCPU: a look at one takes some 20 µs.
+	debtCost = 500 * time.Microsecond
 )
 
 // stand is how long a vCPU has stood still.
@@ -21,14 +23,13 @@ type stand struct {
 	since   time.Time
 }
 
-// indebted reports whether the vCPU stands still for its quotas for a whole period: one that did not overdraw has run again
-// by then.
-func (s *stand) indebted(u VCPUUse, now time.Time, period time.Duration) bool {
+// indebted reports whether the vCPU stands still for its quotas for that time.
+func (s *stand) indebted(u VCPUUse, now time.Time, most time.Duration) bool {
 	if s.since.IsZero() || u.CPU != s.cpu {
 		*s = stand{cpu: u.CPU, periods: u.ThrottledPeriods, since: now}
 		return false
 	}
-	if u.ThrottledPeriods == s.periods || now.Sub(s.since) < period {
+	if u.ThrottledPeriods == s.periods || now.Sub(s.since) < most {
 		return false
 	}
 	s.periods, s.since = u.ThrottledPeriods, now
@@ -59,18 +60,26 @@ func (th *Throttle) forgive(stop <-chan struct{}, stands []stand) (next time.Dur
 		return leastDebtEvery
 	default:
 	}
+	next = max(leastDebtEvery, time.Duration(len(th.groups))*debtCost)
 	for i, g := range th.groups {
 		b := th.inForce[i]
+		if b == th.originals[i] {
+			continue
+		}
 		next = max(next, time.Duration(debtEvery*float64(b.Period)))
+		most := b.Period // one that did not overdraw has run again by then
+		if th.beat == nil {
+			most *= silentPeriods // it overdraws by up to a tick as a rule
+		}
 		u, err := g.use()
-		if err != nil || b == th.originals[i] || !stands[i].indebted(u, time.Now(), b.Period) {
+		if err != nil || !stands[i].indebted(u, time.Now(), most) {
 			continue
 		}
 		if err := g.rewrite(th.t.kernel.write, b); err != nil {
 			th.t.log.Debug("an overdrawn quota could not be set anew", "domain", th.id, "vcpu", g.vcpu, "err", err)
 		}
 	}
-	return max(next, leastDebtEvery)
+	return next
 }
 
 // startForgiving and stopForgiving are called under th.mu.

@@ -61,8 +61,8 @@ func TestForgive(t *testing.T) {
 				time.Sleep(50 * ms)
 				synctest.Wait()
 			}
-			// Every period, and up to a quarter more for being looked at only so often.
-			if n := writes[tr.dir(1)]; n < 15 || n > 20 || writes[tr.dir(0)] != 0 {
+			// Every two periods, without a metronome, and up to a quarter more for being looked at only so often.
+			if n := writes[tr.dir(1)]; n < 8 || n > 10 || writes[tr.dir(0)] != 0 {
 				t.Errorf("writes: %v", writes)
 			}
 			tr.onWrite = nil

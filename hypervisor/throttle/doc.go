@@ -37,9 +37,10 @@
 // A vCPU that is in the kernel when its quota is spent runs on there (since Linux 6.18), for 5 to 10 ms where the host is a
 // virtual machine and the guest first writes to a huge page, and owes that to the periods that follow: guests with 1 ms
 // in 33 ms were silent for 200 to 360 ms. So while a guest is slowed, the quota of a vCPU that stood still for a whole
-// period is set anew, which forgives its debt: it stands still for a period and a quarter then.
+// period (two at ticks, where a vCPU runs over as a rule) is set anew, which forgives its debt: it stands still for little
+// more than that then, and has had more than its share, which shows in the dirty rate.
 //
-// Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 5 ms,
+// Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 1 to 5 ms, by use,
 // and periods make the share: shares within 0.03 of what was asked from 0.03 to 0.8, silences of one period less one
 // quota, at times one period more. Either way a fifth of the pause is left
 // for what a host with other work adds. Short periods also matter to QEMU itself: a vCPU that is stopped while it holds

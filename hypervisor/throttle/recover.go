@@ -69,10 +69,17 @@ func (e entry) restore(k kernel, boot string) (living bool, err error) {
 		return false, nil
 	}
 	var errs []error
+	gone := 0
 	for _, g := range e.Groups {
-		if err := g.group().write(k.write, g.original()); err != nil && !isGone(err) {
+		err := g.group().write(k.write, g.original())
+		if isGone(err) {
+			gone++
+		} else if err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if gone > 0 && gone == len(e.Groups) {
+		errs = append(errs, errors.New("none of its control groups is to be seen here"))
 	}
 	// Faults while the process ended are of no interest.
 	if err := errors.Join(errs...); err != nil && k.lives(e.Process) {

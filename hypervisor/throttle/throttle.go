@@ -165,6 +165,15 @@ func (th *Throttle) open() error {
 	if known && e.Owner != th.t.self && th.t.kernel.lives(e.Owner) {
 		return ErrBusy
 	}
+	if known {
+		// What nobody could give back so far: what can't be now is still known below.
+		if _, err := e.restore(th.t.kernel, th.t.boot); err == nil {
+			err = th.t.spool.remove(th.id)
+			if err != nil {
+				return err
+			}
+		}
+	}
 	was := map[string]Bandwidth{}
 	if known {
 		for _, g := range e.Groups {
@@ -234,6 +243,7 @@ func (th *Throttle) set(share float64) error {
 	}
 	plans, effective := th.plans(share)
 	changes := !slices.Equal(plans, th.originals)
+	th.stopForgiving() // it goes by what is in force
 	if changes && !th.held {
 		if err := th.hold(); err != nil {
 			return err
@@ -263,7 +273,6 @@ func (th *Throttle) set(share float64) error {
 	if changes {
 		th.startForgiving()
 	} else {
-		th.stopForgiving()
 		th.stopBeat()
 	}
 	return nil
@@ -345,14 +354,16 @@ func (th *Throttle) End() error {
 	if th.ended {
 		return nil
 	}
+	th.stopForgiving()
 	if th.held {
 		if err := th.t.spool.locked(th.restore); err != nil {
-			return fmt.Errorf("unthrottle %s: %w", th.id, err)
+			// A spool that is gone must not keep the guest from its speed.
+			_, again := th.entry.restore(th.t.kernel, th.t.boot)
+			return fmt.Errorf("unthrottle %s: %w", th.id, errors.Join(err, again))
 		}
 		th.held = false
 		th.t.guard.release()
 	}
-	th.stopForgiving()
 	th.stopBeat()
 	th.ended, th.share = true, 1
 	th.t.mu.Lock()

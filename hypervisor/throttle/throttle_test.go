@@ -309,6 +309,53 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// What could not be given back so far is given back when the domain is looked at again, slowed or not.
+func TestBeginGivesBack(t *testing.T) {
+	tr := newTree(t, nil)
+	if err := set(tr.begin(t, tr.throttler(&fakeKeeper{})), 0.25); err != nil {
+		t.Fatal(err)
+	}
+	tr.restartSelf()
+	tr.failFrom = 1
+	th := tr.throttler(&fakeKeeper{})
+	tr.failFrom = 0
+	x := tr.begin(t, th)
+	if err := x.End(); err != nil || tr.read(0) != tr.leaf || len(tr.spooled()) != 0 {
+		t.Errorf("%v, vCPU 0 has %v, spool %v", err, tr.read(0), tr.spooled())
+	}
+}
+
+// A guest gets its speed back although the spool is gone, which is still an error.
+func TestEndWithoutASpool(t *testing.T) {
+	tr := newTree(t, nil)
+	x := tr.begin(t, tr.throttler(&fakeKeeper{}))
+	if err := set(x, 0.25); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(tr.root, "spool")); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.End(); err == nil || tr.read(0) != tr.leaf || tr.read(1) != tr.leaf {
+		t.Errorf("%v, the vCPUs have %v and %v", err, tr.read(0), tr.read(1))
+	}
+}
+
+// Where none of the groups is to be seen although the process lives, as in another mount namespace, nothing is forgotten.
+func TestRecoverSeesNoGroups(t *testing.T) {
+	tr := newTree(t, nil)
+	th := tr.throttler(&fakeKeeper{})
+	if err := set(tr.begin(t, th), 0.25); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(tr.root, "cg"), filepath.Join(tr.root, "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := recoverSpool(tr.kernel, th.spool, th.log, func(process) bool { return true })
+	if err == nil || r != (Recovered{}) || len(tr.spooled()) != 1 {
+		t.Errorf("%+v, %v, spool %v", r, err, tr.spooled())
+	}
+}
+
 // Any sequence of Set, End, crashes at any write, and restarts ends with the originals; nothing on the
 // way is above the original, refused by the kernel, or silent for longer than promised.
 func TestEverySequence(t *testing.T) {

@@ -17,7 +17,7 @@ type VCPUUse struct {
 	ThrottledPeriods int64
 }
 
-// Usage is what a domain's vCPUs did, for the controller that throttles them.
+// Usage is what a domain's vCPUs did.
 type Usage struct {
 	// Interval is the time since the Use before, or since Begin. Used and Denied of VCPUs are about it.
 	Interval time.Duration

@@ -275,7 +275,7 @@ func (k *known) prior(c course) Prior {
 	for _, r := range k.receipts {
 		p.Ended = p.Ended || r.Done && !strings.HasSuffix(r.Strategy, UsedPostCopy)
 		if r.Done && k.change == 1 {
-			p.Limit, p.LeastShare = r.Limit, r.LeastShare
+			p.Limit = r.Limit
 		}
 	}
 	for _, s := range latest(k.receipts, Receipt.switchover) {

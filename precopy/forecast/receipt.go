@@ -135,10 +135,9 @@ type Prior struct {
 	Growth model.Growth `json:"growth,omitzero"`
 	// Ratio is the bytes sent for each byte dirtied, by the strategy chosen.
 	Ratio float64 `json:"ratio,omitempty"`
-	// Limit and LeastShare are what the last completed migration ended with.
-	Limit      time.Duration `json:"limit,omitempty"`
-	LeastShare float64       `json:"least_share,omitempty"`
-	Receipts   int           `json:"receipts,omitempty"`
+	// Limit is what the last completed migration ended with.
+	Limit    time.Duration `json:"limit,omitempty"`
+	Receipts int           `json:"receipts,omitempty"`
 	// Ended says that one of them was completed, by pre-copy alone.
 	Ended bool `json:"ended,omitempty"`
 	// Switchover is the most that the last pauses had besides sending; 0 is not known.

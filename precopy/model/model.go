@@ -161,7 +161,6 @@ type Input struct {
 	// Rest is what has to be sent before the next sync: all memory that is in use, at the start.
 	Rest      hypervisor.Bytes
 	Bandwidth hypervisor.BytesPerSecond // of the stream while it copies
-	Switch    hypervisor.BytesPerSecond // at switchover, when the cap is lifted; 0 is Bandwidth
 	Limit     time.Duration             // the downtime limit
 	Overhead  time.Duration             // of a switchover with nothing left to send
 }
@@ -205,11 +204,7 @@ func Predict(in Input) Forecast {
 	if !f.Converges {
 		f.Floor = rest
 	}
-	speed := in.Switch
-	if speed <= 0 {
-		speed = in.Bandwidth
-	}
-	f.Pause = satAdd(in.Overhead, speed.Time(rest))
+	f.Pause = satAdd(in.Overhead, in.Bandwidth.Time(rest))
 	f.Duration, f.Bytes = satAdd(f.Duration, f.Pause), f.Bytes+rest
 	return f
 }

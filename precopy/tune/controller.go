@@ -25,6 +25,8 @@ const (
 	lastChance = 0.99
 	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
 	lastPart = 0.9
+	// soon is the part of the budget by which it must be over for a guest to be slowed gently: forecasts of that err most.
+	soon = 0.6
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
@@ -105,7 +107,8 @@ func New(s Start) *Controller {
 	if s.Limit > 0 {
 		c.limit = s.Limit
 	}
-	c.pause = c.limit
+	// Of a limit that was raised for what packs well, what it may have been raised for.
+	c.pause = min(c.limit, c.sending(s.MaxPause))
 	c.present = Decision{Reason: Copying, Text: "first pass over memory"}
 	return c
 }
@@ -263,6 +266,9 @@ func (c *Controller) judge(r Reading) Decision {
 	promise := c.sending(c.start.MaxPause)
 	c.ends = 0
 	c.need = c.needs(g, promise)
+	if limit := c.limitFor(c.pause); limit < c.limit-c.limit/5 {
+		c.limit = limit // pages no longer pack as well as when it was raised
+	}
 	if c.landing > 0 {
 		if c.held() {
 			return c.sharing()
@@ -376,7 +382,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
 	}
-	p, ok := c.slowed(g, func(p plan) bool { return now(p) && r.Elapsed+p.Duration <= budget/10*6 })
+	p, ok := c.slowed(g, func(p plan) bool { return now(p) && float64(r.Elapsed+p.Duration) <= soon*float64(budget) })
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
@@ -418,7 +424,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		// One or two passes do not tell so exactly.
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at about %s, which may just be sent: another pass will tell", g.Rate)}
 	}
-	return c.giveUp(r)
+	return c.giveUp(r, g)
 }
 
 // waiting is for the time by which the intent allows a plan.
@@ -464,14 +470,17 @@ func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.
 
 // giveUp ends the attempt, or lets post-copy end it where that is allowed. Short passes are watched
 // for a while before.
-func (c *Controller) giveUp(r Reading) Decision {
+func (c *Controller) giveUp(r Reading, g model.Growth) Decision {
 	if n := len(c.seen); c.stalledFor(r) < patience && (n == 0 || c.seen[n-1].Window < patience) {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, waiting for a dip"}
 	}
 	if c.start.Prior.Ended && len(c.sizes) < 3 && c.landing == 0 && r.Elapsed < c.budget()/2 {
 		return Decision{Reason: AtPromise, Text: "passes do not leave less to send, although it ended before: another pass will tell"}
 	}
-	c.share = 1
+	if p := c.try(g, 1, c.sending(c.start.MaxPause)); c.landing == 0 && c.stuck == r.Elapsed && p.Converges && r.Elapsed+p.Duration <= c.budget() {
+		return Decision{Reason: AtPromise, Text: "this pass did not leave less to send, although others do: another pass will tell"}
+	}
+	c.share, c.landing, c.braked = 1, 0, nil
 	if c.start.PostCopy && c.Strategy().PostCopy {
 		return Decision{Action: StartPostCopy, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: the rest follows after the switch"}
 	}

@@ -62,8 +62,8 @@ func TestAdviceBeforeTheFirstPassIsOver(t *testing.T) {
 	}
 }
 
-// TestControllerProperties feeds readings that make no sense at all: whatever they say, the limit only
-// rises, over the promise only for a stated reason and never so far that what is sent in the pause takes
+// TestControllerProperties feeds readings that make no sense at all: whatever they say, the limit
+// rises over the promise only for a stated reason and never so far that what is sent in the pause takes
 // longer than the ceiling; the guest is slowed only where that is allowed and possible, and never after
 // an end.
 func TestControllerProperties(t *testing.T) {
@@ -97,7 +97,7 @@ func TestControllerProperties(t *testing.T) {
 				DirtyRate:    hypervisor.BytesPerSecond(rapid.Int64Range(0, 1<<33).Draw(t, "dirty")),
 			}}
 			d := c.Step(r)
-			if c.Limit() < last || c.Limit() > ceiling {
+			if c.Limit() <= 0 || c.Limit() > ceiling {
 				t.Fatalf("limit went from %s to %s, ceiling %s", last, c.Limit(), ceiling)
 			}
 			if c.Limit() > promise && c.Limit() > last && d.Reason != tune.AtCeiling && d.Action == tune.Wait {
@@ -194,6 +194,8 @@ func TestEndOfTheFirstPassIsNoMeasure(t *testing.T) {
 type fastGuest struct {
 	c *tune.Controller
 	r tune.Reading
+
+	wire hypervisor.Bytes // what goes over the link each second; 0 for what is sent
 }
 
 func newFastGuest(least, deepest float64) *fastGuest {
@@ -215,7 +217,7 @@ func (g *fastGuest) pass(left hypervisor.Bytes) tune.Decision {
 	const speed = 21 * mib
 	for g.r.MemRemaining > 0 {
 		g.r.Elapsed += 250 * time.Millisecond
-		g.r.MemProcessed += min(speed/4, g.r.MemRemaining)
+		g.r.MemProcessed += min(cmp.Or(g.wire, speed)/4, g.r.MemRemaining)
 		g.r.MemRemaining = max(g.r.MemRemaining-speed/4, 0)
 		g.c.Step(g.r)
 	}
@@ -276,6 +278,52 @@ func TestNotSlowedBeforePagesAreCompressed(t *testing.T) {
 		if g.r.Round != pass {
 			t.Errorf("compression %q: slowed in pass %d, want %d", compression, g.r.Round, pass)
 		}
+	}
+}
+
+// TestLimitOfASlowedGuest is of a guest that was allowed all of the promise before it had to be slowed: the silence before
+// the switchover comes on top of the pause then.
+func TestLimitOfASlowedGuest(t *testing.T) {
+	g := newFastGuest(0.16, 0)
+	g.c = tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.8, Budget: 75 * time.Second,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{
+			Receipts: 2, Ended: true, Limit: 90 * time.Millisecond, Switchover: 20 * time.Millisecond,
+			Growth: model.Growth{Set: 96 * mib, Rate: 60 * hypervisor.BytesPerSecond(mib)},
+		},
+	})
+	before := g.c.Limit()
+	for g.c.Share() == 1 && g.r.Round < 10 {
+		g.pass(95 * mib)
+	}
+	if most := forecast.Sending(150*time.Millisecond, 20*time.Millisecond, true); before <= most || g.c.Limit() > most || g.c.Share() == 1 {
+		t.Errorf("limit %s, then %s of a guest at %.2f, want %s at most", before, g.c.Limit(), g.c.Share(), most)
+	}
+}
+
+// TestLimitFollowsTheCompression is of a guest whose pages packed well when the limit was raised, and no longer do: what
+// is left takes no longer to send in the pause than was allowed.
+func TestLimitFollowsTheCompression(t *testing.T) {
+	g := newFastGuest(0, 0)
+	g.c = tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, Budget: 10 * time.Minute,
+		Bandwidth: mbit200, Memory: 384 * mib, Strategy: hypervisor.Strategy{Compression: "xbzrle"},
+		Prior: forecast.Prior{Receipts: 2, Ended: true, Switchover: 20 * time.Millisecond, Growth: model.Growth{Set: 20 * mib, Rate: 15 * hypervisor.BytesPerSecond(mib)}},
+	})
+	packed := time.Duration(0)
+	for range 4 {
+		g.wire = 5 * mib // of 21
+		g.pass(40 * mib)
+		packed = max(packed, g.c.Limit())
+	}
+	for range 4 {
+		g.wire = 21 * mib
+		g.pass(40 * mib)
+	}
+	most := forecast.Sending(150*time.Millisecond, 20*time.Millisecond, false)
+	if packed <= most || g.c.Limit() > most*5/4 {
+		t.Errorf("a limit of %s, and of %s when nothing is compressed, want about %s", packed, g.c.Limit(), most)
 	}
 }
 

@@ -30,7 +30,7 @@ func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool)
 
 // slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable.
 func (c *Controller) slowDeeply(r Reading, g model.Growth) (Decision, bool) {
-	if deepest(r) >= max(forecast.LeastShare, r.Least) {
+	if deepest(r) >= firmest(r) {
 		return Decision{}, false
 	}
 	p, ok := c.slowedTo(g, r.Deepest)
@@ -46,18 +46,21 @@ func (c *Controller) slowDeeply(r Reading, g model.Growth) (Decision, bool) {
 	return Decision{}, false
 }
 
-// deepest is the smallest share that a guest may be brought to.
+// firmest is the smallest share that a guest may be brought to while its silences stay well within the promise.
+func firmest(r Reading) float64 { return max(forecast.LeastShare, r.Least) }
+
+// deepest is the smallest share that a guest may be brought to at all.
 func deepest(r Reading) float64 { return max(forecast.LeastShare, cmp.Or(r.Deepest, r.Least)) }
 
 // slowedTo is what slowing the guest, to that share at least, would do.
 func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
-	deepest := max(forecast.LeastShare, share)
-	if c.prev.Least <= 0 || deepest > 0.9 || c.start.MaxSlowdown <= 0 {
+	least := max(forecast.LeastShare, share)
+	if c.prev.Least <= 0 || least > 0.9 || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
-	p := c.try(g, deepest, forecast.Sending(c.start.MaxPause, c.fixed, true))
+	p := c.try(g, least, forecast.Sending(c.start.MaxPause, c.fixed, true))
 	// It need not be slowed more than it takes to end almost as soon, at clearly less of a loss.
-	for share := 0.7; share > deepest; share -= 0.1 {
+	for share := 0.7; share > least; share -= 0.1 {
 		if m := c.try(g, share, p.pause); m.Converges && float64(m.lost) <= clearly*float64(p.lost) && m.Duration <= p.Duration*5/4 {
 			return c.leastPause(g, m), true
 		}
@@ -67,7 +70,8 @@ func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
 
 func (c *Controller) slow(r Reading, p plan) Decision {
 	c.brake(r, p.share)
-	c.raise(p.pause)
+	// What a guest at full speed was allowed is too long for one whose silences come on top.
+	c.pause, c.limit = p.pause, c.limitFor(p.pause)
 	return c.slowing(p)
 }
 
@@ -92,11 +96,10 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		p = c.try(seen, 1, promise)
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
 	}
-	firmest := max(forecast.LeastShare, r.Least)
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
-		if d := c.try(g, firmest, p.pause); c.share > firmest && c.affordable(r, d, 1) {
-			c.brake(r, firmest)
+		if d := c.try(g, firmest(r), p.pause); c.share > firmest(r) && c.affordable(r, d, 1) {
+			c.brake(r, firmest(r))
 			return c.slowing(d)
 		}
 		if p.Duration > 2*time.Second {
@@ -118,8 +121,8 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		// A longer pause within the promise costs the guest less than to be slowed more.
 		c.raise(promise)
 		return c.slowing(p)
-	case c.share > firmest:
-		c.brake(r, firmest)
+	case c.share > firmest(r):
+		c.brake(r, firmest(r))
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
 	if d := c.try(g, deepest(r), p.pause); c.share > deepest(r) && d.Converges && c.affordable(r, d, 1) {
@@ -129,7 +132,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	if c.longer(r, need, ceiling, last) {
 		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}
 	}
-	return c.giveUp(r)
+	return c.giveUp(r, g)
 }
 
 // longer allows a slowed guest a longer pause, up to the ceiling, and reports whether that may still help. It goes

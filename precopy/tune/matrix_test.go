@@ -231,7 +231,7 @@ func TestPriorSparesTime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				first := play(t, w, mbit400, hypervisor.Strategy{}, own, intent())
 				s := intent()
-				s.Prior = forecast.Prior{Growth: first.receipt.Growth, Limit: first.receipt.Limit, LeastShare: first.receipt.LeastShare, Receipts: 2}
+				s.Prior = forecast.Prior{Growth: first.receipt.Growth, Limit: first.receipt.Limit, Receipts: 2}
 				again := play(t, w, mbit400, hypervisor.Strategy{}, own, s)
 				report(t, "first", first)
 				report(t, "again", again)
