@@ -18,7 +18,8 @@
 // A downtime limit bounds only the sending in a pause, so what it has besides is taken off the promise
 // first: what the domain's last migrations have shown, else what was measured of others.
 // What QEMU compares with the limit is what is left, uncompressed, at the bandwidth of the link: where
-// pages shrink, the limit is larger than the pause that it stands for.
+// pages shrink, the limit is larger than the pause that it stands for. It falls again when pages no longer shrink as
+// well, and when the guest is slowed, whose silences come on top of its pause.
 //
 // A slowed guest loses least when it is slowed much for a short time, at the end: with a rest R, the
 // bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
