@@ -21,7 +21,7 @@ const (
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
 	// migration's time that may be lost, where the guest would converge without being slowed; Unsure is that share
 	// before enough passes were seen.
-	Worth  = 2.5
+	Worth  = 3
 	Spare  = 0.25
 	Unsure = 0.05
 

@@ -36,7 +36,7 @@ func TestAdoptedBudget(t *testing.T) {
 // migrations have shown it, if they have.
 func TestLimitOfWhatIsKnown(t *testing.T) {
 	for seen, want := range map[time.Duration]time.Duration{
-		0: 40 * time.Millisecond, 50 * time.Millisecond: 60 * time.Millisecond, 100 * time.Millisecond: 150 * time.Millisecond / 8,
+		0: 40 * time.Millisecond, 50 * time.Millisecond: 60 * time.Millisecond, 100 * time.Millisecond: 150 * time.Millisecond / 5,
 	} {
 		c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Prior: forecast.Prior{Receipts: 2, Limit: time.Second, Switchover: seen}})
 		if c.Limit() != want {
