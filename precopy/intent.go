@@ -127,7 +127,7 @@ const slack = 0.005
 // The parts of the promised pause for which slowing a guest may silence it.
 const (
 	gentleSilence = 1.0 / 3
-	firmSilence   = 0.45
+	firmSilence   = 0.4
 	deepSilence   = 1.2
 )
 

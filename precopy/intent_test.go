@@ -81,10 +81,10 @@ func TestSilences(t *testing.T) {
 		pause, ceiling     int64
 		gentle, firm, deep time.Duration
 	}{
-		{150, 900, 50 * ms, 67500 * time.Microsecond, 180 * ms},
-		{150, 150, 50 * ms, 67500 * time.Microsecond, 67500 * time.Microsecond},
-		{150, 200, 50 * ms, 67500 * time.Microsecond, 90 * ms},
-		{150, 0, 50 * ms, 67500 * time.Microsecond, 67500 * time.Microsecond},
+		{150, 900, 50 * ms, 60 * ms, 180 * ms},
+		{150, 150, 50 * ms, 60 * ms, 60 * ms},
+		{150, 200, 50 * ms, 60 * ms, 80 * ms},
+		{150, 0, 50 * ms, 60 * ms, 60 * ms},
 	} {
 		gentle, firm, deep := Policy{MaxPauseMS: tc.pause, MaxPauseCeilingMS: tc.ceiling}.Silences()
 		for what, got := range map[string][2]time.Duration{"gentle": {gentle, tc.gentle}, "firm": {firm, tc.firm}, "deep": {deep, tc.deep}} {

@@ -395,6 +395,9 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return waiting(g, p, whole)
 		}
 	}
+	if d, ok := c.slowDeeply(r, g); ok {
+		return d
+	}
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
@@ -402,9 +405,6 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			c.hoped = true
 			return c.slow(r, p)
 		}
-	}
-	if d, ok := c.slowDeeply(r, g); ok {
-		return d
 	}
 	ceiling := c.sending(c.start.Ceiling)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(c.floor(g))))
@@ -457,7 +457,7 @@ func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
 	pass := max(c.speed().Time(c.size), batch)
 	passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
-	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/20
+	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/40
 }
 
 // affordable reports whether the part of what the intent allows covers what the guest would have lost

@@ -340,6 +340,25 @@ func TestSlowedDeeply(t *testing.T) {
 	}
 }
 
+// TestSlowedDeeplyRatherThanOnAGuess is of a guest that would end slowed firmly if it wrote less than it seems to, and
+// surely where it is slowed deeply: what a guess costs is not there for that afterwards.
+func TestSlowedDeeplyRatherThanOnAGuess(t *testing.T) {
+	for _, tc := range []struct{ deepest, want float64 }{{0, 0.3}, {0.15, 0.15}} {
+		g := newFastGuest(0.3, tc.deepest)
+		g.c = tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.8, Budget: 75 * time.Second,
+			Bandwidth: mbit200, Memory: 384 * mib,
+			Prior: forecast.Prior{Growth: model.Growth{Set: 96 * mib, Rate: 85 * hypervisor.BytesPerSecond(mib)}},
+		})
+		for g.c.Share() == 1 && g.r.Round < 10 {
+			g.pass(95 * mib)
+		}
+		if got := g.c.Share(); got != tc.want {
+			t.Errorf("deepest %v: slowed to %v, want %v", tc.deepest, got, tc.want)
+		}
+	}
+}
+
 // TestNotSlowedBeyondTheBudget is of the same guest when the time is nearly up: what can't end in time is not begun.
 func TestNotSlowedBeyondTheBudget(t *testing.T) {
 	g := newFastGuest(0.28, 0.16)
