@@ -33,7 +33,7 @@ type brake struct {
 	th  Throttle // nil when the guest can't be slowed
 	log *slog.Logger
 	// The silences that slowing the guest may bring about.
-	gentle, firm, deep time.Duration
+	gentle, firm time.Duration
 
 	use   hypervisor.Cores // of the busiest vCPU at full speed, over the last seconds
 	read  time.Time
@@ -51,7 +51,7 @@ const endEvery = time.Second
 // newBrake takes hold of the domain where that is possible.
 func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger) *brake {
 	b := &brake{log: log, share: 1, asked: 1}
-	b.gentle, b.firm, b.deep = m.Policy.Silences()
+	b.gentle, b.firm = m.Policy.Silences()
 	if open == nil || m.Policy.MaxSlowdown <= 0 {
 		return b
 	}
@@ -134,12 +134,10 @@ func (b *brake) set(share float64) bool {
 
 // silenceFor is the mildest silence that allows the share.
 func (b *brake) silenceFor(share float64) time.Duration {
-	for _, s := range []time.Duration{b.gentle, b.firm} {
-		if share >= (1-sameShare)*b.least(s) {
-			return s
-		}
+	if share >= (1-sameShare)*b.least(b.gentle) {
+		return b.gentle
 	}
-	return b.deep
+	return b.firm
 }
 
 // loosen lets the guest run for a switchover: it is paused now, and its process may end at any time. If that is taken
@@ -149,7 +147,7 @@ func (b *brake) loosen() {
 		return
 	}
 	b.asked = math.NaN()
-	if _, err := b.th.Set(1, b.use, b.deep); err != nil {
+	if _, err := b.th.Set(1, b.use, b.firm); err != nil {
 		b.log.Debug("the guest's CPU quota is given back at the end", "err", err)
 	}
 }

@@ -128,14 +128,12 @@ const slack = 0.005
 const (
 	gentleSilence = 1.0 / 3
 	firmSilence   = 0.4
-	deepSilence   = 1.2
 )
 
-// Silences are how long a guest may be silent for being slowed: gently; firmly, where that is not enough, still within
-// the promised pause, to which the last silence before the switchover is added; deeply, where nothing else lets the
-// migration end and the ceiling on the pause allows it, otherwise as firmly.
-func (p Policy) Silences() (gentle, firm, deep time.Duration) {
-	part := func(of float64, pause time.Duration) time.Duration { return time.Duration(of * float64(pause)) }
-	gentle, firm = part(gentleSilence, p.MaxPause()), part(firmSilence, p.MaxPause())
-	return gentle, firm, max(firm, min(part(deepSilence, p.MaxPause()), part(firmSilence, p.MaxPauseCeiling())))
+// Silences are how long a guest may be silent for being slowed: gently, and firmly where that is not enough. Neither is
+// all of the promised pause: a guest may need more CPU time for a sign of life than is reckoned with, and the last silence
+// comes on top of the switchover. The ceiling is for a pause at the end, not for silences over and over.
+func (p Policy) Silences() (gentle, firm time.Duration) {
+	part := func(of float64) time.Duration { return time.Duration(of * float64(p.MaxPause())) }
+	return part(gentleSilence), part(firmSilence)
 }

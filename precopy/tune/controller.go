@@ -395,9 +395,6 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return waiting(g, p, whole)
 		}
 	}
-	if d, ok := c.slowDeeply(r, g); ok {
-		return d
-	}
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
@@ -442,7 +439,7 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if r.Elapsed > time.Duration(early*float64(c.budget())) {
 		return false
 	}
-	p, ok := c.slowedTo(g, deepest(r))
+	p, ok := c.slowedTo(g, r.Least)
 	if !ok {
 		return false
 	}

@@ -1,7 +1,6 @@
 package tune
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -28,29 +27,8 @@ func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool)
 	return firm, ok
 }
 
-// slowDeeply slows the guest beyond what keeps its silences within the promise, or waits until that is affordable.
-func (c *Controller) slowDeeply(r Reading, g model.Growth) (Decision, bool) {
-	if deepest(r) >= firmest(r) {
-		return Decision{}, false
-	}
-	p, ok := c.slowedTo(g, r.Deepest)
-	if !ok || r.Elapsed+p.Duration > c.budget() {
-		return Decision{}, false
-	}
-	switch whole, late := c.later(r, p); {
-	case c.affordable(r, p, reserve), late && c.affordable(r, p, lastChance):
-		return c.slow(r, p), true
-	case !late:
-		return waiting(g, p, whole), true
-	}
-	return Decision{}, false
-}
-
-// firmest is the smallest share that a guest may be brought to while its silences stay well within the promise.
+// firmest is the smallest share that a guest may be brought to: its silences stay within the promised pause.
 func firmest(r Reading) float64 { return max(forecast.LeastShare, r.Least) }
-
-// deepest is the smallest share that a guest may be brought to at all.
-func deepest(r Reading) float64 { return max(forecast.LeastShare, cmp.Or(r.Deepest, r.Least)) }
 
 // slowedTo is what slowing the guest, to that share at least, would do.
 func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
@@ -80,12 +58,8 @@ func (c *Controller) brake(r Reading, share float64) {
 }
 
 func (c *Controller) slowing(p plan) Decision {
-	how := ""
-	if c.share < c.prev.Least {
-		how = ", silent for longer at times than the pause that was promised,"
-	}
 	return Decision{Reason: Slowing, Text: fmt.Sprintf(
-		"the guest runs at %.0f %%%s so that passes leave less: about %s more", 100*c.share, how, p.Duration.Round(time.Second))}
+		"the guest runs at %.0f %% so that passes leave less: about %s more", 100*c.share, p.Duration.Round(time.Second))}
 }
 
 // land watches a guest that is slowed: passes must shrink now.
@@ -124,10 +98,6 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	case c.share > firmest(r):
 		c.brake(r, firmest(r))
 		return c.slowing(c.try(g, c.share, p.pause))
-	}
-	if d := c.try(g, deepest(r), p.pause); c.share > deepest(r) && d.Converges && c.affordable(r, d, 1) {
-		c.brake(r, deepest(r))
-		return c.slowing(d)
 	}
 	if c.longer(r, need, ceiling, last) {
 		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}

@@ -41,8 +41,6 @@ type Reading struct {
 	// Least is the smallest share that it can be brought to now without a silence beyond the promised pause; 1 when it
 	// can't be slowed.
 	Least float64
-	// Deepest is the smallest share where silences beyond the promise, within the ceiling, are what is left; 0 is Least.
-	Deepest float64
 	// Gentle is the smallest share by which the silences of a slowed guest leave room for a switchover within the
 	// promise; 0 is Least.
 	Gentle float64

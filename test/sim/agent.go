@@ -167,7 +167,6 @@ type Running struct {
 	tuner   tune.Tuner
 	least   float64
 	gentle  float64
-	deepest float64
 	share   float64 // of its speed that the guest runs at
 	asked   float64
 	limit   time.Duration
@@ -444,7 +443,7 @@ func (r *Running) poll() {
 	}
 	r.brake(rec.Migration)
 	r.tuner.Allow(r.allowed(rec.Migration))
-	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Gentle: r.gentle, Least: r.least, Deepest: r.deepest, Now: s.At})
+	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Gentle: r.gentle, Least: r.least, Now: s.At})
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
 	}
@@ -544,7 +543,7 @@ func (h *Host) sampled() *hypervisor.LinkLoad {
 
 // brake is the least share of its own CPU use that the guest can be brought to.
 func (r *Running) brake(m precopy.Migration) {
-	r.gentle, r.least, r.deepest = 1, 1, 1
+	r.gentle, r.least = 1, 1
 	if m.Policy.MaxSlowdown <= 0 || r.w.now-r.began < time.Second {
 		return
 	}
@@ -552,8 +551,8 @@ func (r *Running) brake(m precopy.Migration) {
 	least := func(silence time.Duration) float64 {
 		return min(1, throttle.Least(silence, use, r.guest.VCPUs)/float64(use))
 	}
-	gentle, firm, deep := m.Policy.Silences()
-	r.gentle, r.least, r.deepest = least(gentle), least(firm), least(deep)
+	gentle, firm := m.Policy.Silences()
+	r.gentle, r.least = least(gentle), least(firm)
 }
 
 // apply brings about what the tuner wants.
@@ -562,7 +561,7 @@ func (r *Running) apply() {
 	if share := r.tuner.Share(); share != r.asked {
 		r.asked, r.share, changed = share, 1, true
 		if share < 1 {
-			r.share = max(share, r.deepest)
+			r.share = max(share, r.least)
 		}
 		r.job.SetShare(now, r.share)
 	}
