@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -154,6 +155,13 @@ func (a *agent) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.calls
+}
+
+// called are its calls so far.
+func (a *agent) called() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.trace)
 }
 
 // leave ends a call; false when the agent is dead, or dies of it.

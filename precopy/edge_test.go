@@ -41,7 +41,7 @@ func TestStatisticsSurviveTheAgent(t *testing.T) {
 		w.dst.start(kill{})
 		w.src.start(kill{})
 		w.awaitFinal(10 * time.Second)
-		at = slices.Index(w.src.agent.trace, "update-done") + 1
+		at = slices.Index(w.src.agent.called(), "update-done") + 1
 	})
 	if at == 0 {
 		t.Fatal("a migration that succeeds does not write that it is done")
@@ -56,11 +56,11 @@ func TestStatisticsSurviveTheAgent(t *testing.T) {
 			case <-time.After(time.Minute):
 				return // this run made fewer calls
 			}
-			tried = tried || slices.Contains(dead.trace, "undefine") && w.store.get(w.id).Phase != Done
+			tried = tried || slices.Contains(dead.called(), "undefine") && w.store.get(w.id).Phase != Done
 			w.src.start(kill{})
 			rec := w.awaitFinal(time.Minute)
 			w.report(w.problems(true))
-			if slices.Contains(dead.trace[:min(n-1, len(dead.trace))], "undefine") && (rec.Outcome == nil || !rec.Outcome.PauseKnown) {
+			if slices.Contains(dead.called()[:min(n-1, len(dead.called()))], "undefine") && (rec.Outcome == nil || !rec.Outcome.PauseKnown) {
 				w.t.Errorf("killed at call %d: outcome %+v, want the pause that was read before", n, rec.Outcome)
 			}
 		})

@@ -45,7 +45,7 @@ func TestPostCopyOnlyWhenNeeded(t *testing.T) {
 		w.src.start(kill{})
 		rec := w.awaitFinal(time.Minute)
 		w.report(w.problems(false))
-		if rec.Phase != Done || rec.Outcome.Strategy != "plain" || slices.Contains(w.src.agent.trace, "start-postcopy") {
+		if rec.Phase != Done || rec.Outcome.Strategy != "plain" || slices.Contains(w.src.agent.called(), "start-postcopy") {
 			w.t.Errorf("ended %s by %q, want done by pre-copy", rec.Phase, rec.Outcome.Strategy)
 		}
 	})
@@ -74,7 +74,7 @@ func TestPostCopyIsWrittenFirst(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		w.store.goAway()
 		time.Sleep(20 * time.Second)
-		if slices.Contains(w.src.agent.trace, "start-postcopy") || !slices.Equal(w.fleet.RunningOn(vm), []string{"a"}) {
+		if slices.Contains(w.src.agent.called(), "start-postcopy") || !slices.Equal(w.fleet.RunningOn(vm), []string{"a"}) {
 			w.t.Error("post-copy began without a record of it")
 		}
 		w.store.comeBack()
@@ -115,7 +115,7 @@ func TestPostCopyInterrupted(t *testing.T) {
 			rec = w.awaitFinal(6 * time.Minute)
 			w.report(w.problems(true))
 			tries := 0
-			for _, call := range w.src.agent.trace {
+			for _, call := range w.src.agent.called() {
 				if call == "recover" {
 					tries++
 				}
@@ -234,12 +234,12 @@ func TestNothingEndsASplit(t *testing.T) {
 			m.Attempts = []Attempt{{Number: 1, PostCopy: &now}}
 			m.Cancel = &Cancel{By: "alice", At: now}
 		})
-		if late.abort(w.t.Context()); late.unwanted() || late.takeBack(w.t.Context()) || slices.Contains(a.trace, "abort") {
-			w.t.Errorf("a split migration is to be ended, calls %v", a.trace)
+		if late.abort(w.t.Context()); late.unwanted() || late.takeBack(w.t.Context()) || slices.Contains(a.called(), "abort") {
+			w.t.Errorf("a split migration is to be ended, calls %v", a.called())
 		}
 		set(func(m *Migration) { m.Attempts = []Attempt{{Number: 1}} })
-		if err := late.commit(w.t.Context(), now); err == nil || slices.Contains(a.trace, "begin-unknown") {
-			w.t.Errorf("post-copy is asked for though the migration was cancelled: %v, calls %v", err, a.trace)
+		if err := late.commit(w.t.Context(), now); err == nil || slices.Contains(a.called(), "begin-unknown") {
+			w.t.Errorf("post-copy is asked for though the migration was cancelled: %v, calls %v", err, a.called())
 		}
 	})
 }

@@ -70,8 +70,10 @@ func TestStranded(t *testing.T) {
 func TestMovedOnWhilePaused(t *testing.T) {
 	inWorld(t, setting{}, func(w *world) {
 		listing := []string{"a", "b", "c"}
-		there := hypervisor.Sighting{State: hypervisor.StateRunning}
-		w.store.setAnswering("c", func(context.Context, Question) (Answer, error) { return Answer{Sighting: &there}, nil })
+		sees := func(there hypervisor.Sighting) {
+			w.store.setAnswering("c", func(context.Context, Question) (Answer, error) { return Answer{Sighting: &there}, nil })
+		}
+		sees(hypervisor.Sighting{State: hypervisor.StateRunning})
 		w.store.listing = listing
 		w.fleet.Inject(sim.Fault{Kind: sim.LeftPaused, Moment: sim.AtCopy})
 		w.dst.start(kill{})
@@ -86,10 +88,9 @@ func TestMovedOnWhilePaused(t *testing.T) {
 		paused("c has it")
 		w.store.setAnswering("c", nil)
 		paused("c reported it, and does not answer")
-		w.store.setAnswering("c", func(context.Context, Question) (Answer, error) { return Answer{Sighting: &there}, nil })
-		there.State = hypervisor.StateShutoff // it ran there, and wrote to its disks
+		sees(hypervisor.Sighting{State: hypervisor.StateShutoff}) // it ran there, and wrote to its disks
 		paused("c has it shutoff")
-		there.Reason = hypervisor.ReasonMigrated // it came from there, long ago
+		sees(hypervisor.Sighting{State: hypervisor.StateShutoff, Reason: hypervisor.ReasonMigrated}) // it came from there, long ago
 		if rec := w.awaitFinal(time.Minute); rec.Phase != Failed {
 			w.t.Errorf("%s (%s), want failed", rec.Phase, rec.Reason)
 		}

@@ -214,11 +214,8 @@ func (w *world) report(problems []string) {
 	if len(problems) == 0 {
 		return
 	}
-	w.src.agent.mu.Lock()
-	trace := slices.Clone(w.src.agent.trace)
-	w.src.agent.mu.Unlock()
 	w.t.Errorf("%s\nreplay: go test ./precopy -run '%s$'\nphases %v\nlast agent's calls %s\n%s",
-		strings.Join(problems, "\n"), w.t.Name(), w.store.phases(), compressed(trace), w.log.tail(25))
+		strings.Join(problems, "\n"), w.t.Name(), w.store.phases(), compressed(w.src.agent.called()), w.log.tail(25))
 }
 
 // compressed joins a list, with repeats counted.

@@ -20,7 +20,8 @@ const (
 	LeastShare = 0.15
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
 	// migration's time that may be lost, where the guest would converge without being slowed; Unsure is that share
-	// before enough passes were seen.
+	// before enough passes were seen. For less than Little a guest is not slowed: its last silence adds to the pause.
+	Little = 1500 * time.Millisecond
 	Worth  = 3
 	Spare  = 0.25
 	Unsure = 0.05
@@ -119,7 +120,8 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		worth := func(f model.Forecast, spare float64) (model.Forecast, float64, bool) {
 			s, share, ok := slowed(at, slow)
-			return s, share, ok && f.Duration-s.Duration >= time.Duration(Worth*float64(lost(s, share))) &&
+			saved := f.Duration - s.Duration
+			return s, share, ok && saved >= max(Little, time.Duration(Worth*float64(lost(s, share)))) &&
 				lost(s, share).Seconds() <= min(spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
 		}
 		if s, share, ok := worth(f, Unsure); ok {

@@ -360,7 +360,8 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 		spare = forecast.Unsure // what was known before may be of a load that comes and goes
 	}
 	pays := func(p plan) bool {
-		return float64(easy.Duration-p.Duration) >= forecast.Worth*float64(p.lost) &&
+		saved := easy.Duration - p.Duration
+		return saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
 			float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
 	if p, ok := c.slowed(g, pays); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
@@ -378,11 +379,13 @@ func (c *Controller) compressesNext(r Reading) bool {
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	now := func(p plan) bool { return c.affordable(r, p, reserve) && r.Elapsed+p.Duration <= budget }
+	now := func(p plan) bool {
+		return c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= soon*float64(budget)
+	}
 	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
 	}
-	p, ok := c.slowed(g, func(p plan) bool { return now(p) && float64(r.Elapsed+p.Duration) <= soon*float64(budget) })
+	p, ok := c.slowed(g, now)
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
