@@ -60,7 +60,8 @@ func TestStatisticsSurviveTheAgent(t *testing.T) {
 			w.src.start(kill{})
 			rec := w.awaitFinal(time.Minute)
 			w.report(w.problems(true))
-			if slices.Contains(dead.called()[:min(n-1, len(dead.called()))], "undefine") && (rec.Outcome == nil || !rec.Outcome.PauseKnown) {
+			calls := dead.called()
+			if slices.Contains(calls[:min(n-1, len(calls))], "undefine") && (rec.Outcome == nil || !rec.Outcome.PauseKnown) {
 				w.t.Errorf("killed at call %d: outcome %+v, want the pause that was read before", n, rec.Outcome)
 			}
 		})

@@ -1,6 +1,9 @@
 package throttle
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A vCPU that is in the kernel when its quota is spent runs on until it is back in user space (since Linux 6.18: "sched/fair:
 // Switch to task based throttle model"). What it ran over is taken from the quotas of the next periods: a page fault of
@@ -82,9 +85,10 @@ func (th *Throttle) forgive(stop <-chan struct{}, stands []stand) (next time.Dur
 	return next
 }
 
-// startForgiving and stopForgiving are called under th.mu.
-func (th *Throttle) startForgiving() {
-	if th.forgiver == nil {
+// forgiveSlowed and stopForgiving are called under th.mu. A guest that could not be set to another share still has the one
+// before, and its debts.
+func (th *Throttle) forgiveSlowed() {
+	if th.forgiver == nil && th.inForce != nil && !slices.Equal(th.inForce, th.originals) {
 		th.forgiver = make(chan struct{})
 		go th.forgiveDebts(th.forgiver)
 	}

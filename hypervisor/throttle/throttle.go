@@ -244,6 +244,7 @@ func (th *Throttle) set(share float64) error {
 	plans, effective := th.plans(share)
 	changes := !slices.Equal(plans, th.originals)
 	th.stopForgiving() // it goes by what is in force
+	defer th.forgiveSlowed()
 	if changes && !th.held {
 		if err := th.hold(); err != nil {
 			return err
@@ -270,9 +271,7 @@ func (th *Throttle) set(share float64) error {
 		}
 	}
 	th.share, th.asked, th.inForce = effective, share, plans
-	if changes {
-		th.startForgiving()
-	} else {
+	if !changes {
 		th.stopBeat()
 	}
 	return nil

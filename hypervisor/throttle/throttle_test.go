@@ -95,6 +95,9 @@ func TestSetRefuses(t *testing.T) {
 	}
 	keeper.err = ErrUnguarded
 	wantError(t, "the watchdog died", set(x, 0.2), ErrUnguarded)
+	if x.forgiver == nil {
+		t.Error("still slowed as before, and its debts are no longer forgiven")
+	}
 	if err := set(x, 0.4); err != nil {
 		t.Errorf("giving back needs no watchdog: %v", err)
 	}

@@ -23,7 +23,7 @@
 //
 // A strategy that sends r bytes for each dirtied one makes the link B one of B/r (precopy/model). The
 // controller begins with a limit of [FirstLimit], which a limit L of the promise P and a switchover o
-// follow, P - o at most; then it slows the guest, as far as the class allows; then it goes to the
+// follow, at most [Sending] of P and o; then it slows the guest, as far as the class allows; then it goes to the
 // ceiling C - o; then to post-copy, if that is allowed. Each step costs [reaction]. Slowing to the share
 // q for T2 of the time T loses the guest (1-q) T2/T of its work. Of several strategies that keep as much of
 // the intent, the one with the least time is taken, a lost second of work counting as [Worth].

@@ -49,13 +49,14 @@ const (
 )
 
 // Sending is the part of a pause that a downtime limit bounds, of a guest that is slowed or not: what the rest of
-// it leaves, and a fifth of it where that seems to leave less: what the rest is at most does not all come together.
+// it leaves. Where that seems to leave less, a fifth of it, if libvirt's part of the rest leaves that: the other parts are
+// seldom at their most together. An eighth of it at least.
 func Sending(pause, switchover time.Duration, slowed bool) time.Duration {
 	rest := switchover + Beyond
 	if slowed {
 		rest += Braked
 	}
-	return max(pause-rest, pause/5, time.Millisecond)
+	return max(pause-rest, min(pause/5, pause-switchover), pause/8, time.Millisecond)
 }
 
 // MostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most: a limit makes

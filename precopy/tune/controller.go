@@ -26,7 +26,8 @@ const (
 	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
 	lastPart = 0.9
 	// soon is the part of the budget by which it must be over for a guest to be slowed gently: forecasts of that err most.
-	soon = 0.6
+	// guess is that part for one that is slowed on a guess.
+	soon, guess = 0.6, 0.8
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
@@ -215,13 +216,13 @@ func (c *Controller) Step(r Reading) Decision {
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
-	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
-		c.judgedAt = r.Elapsed
-		c.present = c.judge(r)
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
 		// A plan that is kept never comes here: the pass takes far longer than was thought.
 		c.share, c.landing, c.braked = 1, 0, nil
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
+	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
+		c.judgedAt = r.Elapsed
+		c.present = c.judge(r)
 	default:
 		c.present.Action = Wait
 	}
@@ -379,13 +380,15 @@ func (c *Controller) compressesNext(r Reading) bool {
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	now := func(p plan) bool {
-		return c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= soon*float64(budget)
+	now := func(part float64) func(plan) bool {
+		return func(p plan) bool {
+			return c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= part*float64(budget)
+		}
 	}
 	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
 	}
-	p, ok := c.slowed(g, now)
+	p, ok := c.slowed(g, now(soon))
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
@@ -401,7 +404,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
-		if p, ok := c.slowed(hopeful, now); ok && now(p) {
+		if p, ok := c.slowed(hopeful, now(guess)); ok && now(guess)(p) {
 			c.hoped = true
 			return c.slow(r, p)
 		}
@@ -457,7 +460,7 @@ func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
 	pass := max(c.speed().Time(c.size), batch)
 	passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
-	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/40
+	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/20
 }
 
 // affordable reports whether the part of what the intent allows covers what the guest would have lost
@@ -503,8 +506,12 @@ func (c *Controller) advice() string {
 	pause := c.fixed + b.Time(c.floor(g))
 	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
 		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
-	if share := g.Share(b, c.sending(c.start.MaxPause)); share < 1 && share > 0 {
+	switch share := g.Share(b, c.sending(c.start.MaxPause)); {
+	case share >= 1 || share <= 0:
+	case c.start.MaxSlowdown <= 0 || share >= firmest(c.prev):
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
+	case c.prev.Least < 1:
+		text += fmt.Sprintf(", or a longer max_pause, for the guest to be slowed to %.0f %% of its speed", 100*share)
 	}
 	return text
 }

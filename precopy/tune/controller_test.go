@@ -105,6 +105,9 @@ func TestControllerProperties(t *testing.T) {
 			if s := c.Share(); s <= 0 || s > 1 || s < 1 && (start.MaxSlowdown == 0 || least == 0 || least == 1 || round <= 1) {
 				t.Fatalf("slowed to %v where the least is %v, and %v may be lost", s, least, start.MaxSlowdown)
 			}
+			if s := c.Share(); s < 1 && s < max(forecast.LeastShare, least) {
+				t.Fatalf("slowed to %v where the least is %v", s, least)
+			}
 			if d.Action != tune.Wait && c.Share() != 1 {
 				t.Fatalf("ended with the guest slowed: %+v", d)
 			}
@@ -408,16 +411,16 @@ func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {
 // TestGuestIsSlowedGentlyIfThatIsEnough is of guests that are to be slowed: by no more than leaves room for a
 // switchover within the promise, unless the guest then lost far more before it converges, if ever.
 func TestGuestIsSlowedGentlyIfThatIsEnough(t *testing.T) {
-	const deep, gentle = 0.28, 0.5
+	const firm, gentle = 0.28, 0.5
 	for name, tc := range map[string]struct {
 		rate   hypervisor.Bytes // dirtied per second
-		deeper bool
+		firmly bool
 	}{
 		"a little faster than the link": {46 * mib, false}, "half as fast again": {64 * mib, true}, "far faster": {130 * mib, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, MaxSlowdown: 0.5, Budget: time.Hour, Memory: 600 * mib})
-			r := tune.Reading{Least: deep, Gentle: gentle, JobStats: hypervisor.JobStats{MemTotal: 600 * mib, MemRemaining: 400 * mib, Round: 1}}
+			r := tune.Reading{Least: firm, Gentle: gentle, JobStats: hypervisor.JobStats{MemTotal: 600 * mib, MemRemaining: 400 * mib, Round: 1}}
 			set := 200 * mib
 			for dirtied := 0.0; c.Share() == 1 && r.Elapsed < 3*time.Minute; {
 				sent := 42 * mib / 10
@@ -433,7 +436,7 @@ func TestGuestIsSlowedGentlyIfThatIsEnough(t *testing.T) {
 					t.Fatalf("%s: %s", r.Elapsed, d.Text)
 				}
 			}
-			if s := c.Share(); s == 1 || s < gentle != tc.deeper {
+			if s := c.Share(); s == 1 || s < gentle != tc.firmly {
 				t.Errorf("slowed to %.2f", s)
 			}
 		})

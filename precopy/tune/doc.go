@@ -7,11 +7,11 @@
 //
 //	first pass -> fit growth (precopy/model) at the beginning of each pass -> does it converge?
 //	  yes: the least downtime limit that hardly delays the end; a slower guest for the last passes where
-//	       a second lost saves several
+//	       that saves seconds, and several for each that is lost
 //	  no:  limit up to the promise, wait for a dip of periodic load
 //	       another attempt with another strategy, where what was seen says that this pays; once
-//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later:
-//	       gently, then firmly, then with silences beyond the promise, within the ceiling
+//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later: gently,
+//	       then firmly
 //	       limit up to the ceiling
 //	       post-copy where allowed, else give up: which says what would have to change
 //

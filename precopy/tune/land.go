@@ -27,7 +27,7 @@ func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool)
 	return firm, ok
 }
 
-// firmest is the smallest share that a guest may be brought to: its silences stay within the promised pause.
+// firmest is the smallest share that a guest may be brought to: its silences stay well within the promised pause.
 func firmest(r Reading) float64 { return max(forecast.LeastShare, r.Least) }
 
 // slowedTo is what slowing the guest, to that share at least, would do.

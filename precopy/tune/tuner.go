@@ -38,11 +38,10 @@ type Reading struct {
 	Share float64
 	// Silence is how long the guest may be silent at a time for being slowed as it is; 0 when it is not.
 	Silence time.Duration
-	// Least is the smallest share that it can be brought to now without a silence beyond the promised pause; 1 when it
-	// can't be slowed.
+	// Least is the smallest share that it can be brought to now while its silences stay well within the promised pause; 1
+	// when it can't be slowed.
 	Least float64
-	// Gentle is the smallest share by which the silences of a slowed guest leave room for a switchover within the
-	// promise; 0 is Least.
+	// Gentle is the smallest share by which it is silent for even less; 0 is Least.
 	Gentle float64
 	// ShortQueue says that the queue in front of the link is kept short where QEMU writes into it
 	// (hypervisor/sockets): nothing is to be done about it by the stream's cap.

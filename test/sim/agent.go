@@ -541,7 +541,7 @@ func (h *Host) sampled() *hypervisor.LinkLoad {
 	}
 }
 
-// brake is the least share of its own CPU use that the guest can be brought to.
+// brake is the least shares of its own CPU use that the guest can be brought to, firmly and gently.
 func (r *Running) brake(m precopy.Migration) {
 	r.gentle, r.least = 1, 1
 	if m.Policy.MaxSlowdown <= 0 || r.w.now-r.began < time.Second {
