@@ -126,8 +126,8 @@ const slack = 0.005
 
 // The parts of the promised pause for which slowing a guest may silence it.
 const (
-	gentleSilence = 1.0 / 3
-	firmSilence   = 0.4
+	gentleSilence = 0.5
+	firmSilence   = 0.7
 )
 
 // Silences are how long a guest may be silent for being slowed: gently, and firmly where that is not enough. Neither is

@@ -18,6 +18,8 @@ const (
 	// slice is the quota that a busy vCPU is given where a spent one is noticed at the kernel's tick. It is longer than
 	// a tick of a 250 Hz kernel: an overrun of one tick then never costs a whole further period.
 	slice = 5 * time.Millisecond
+	// piece is the least quota where a spent one is noticed at once: what a guest needs for a sign of life in one go.
+	piece = 3 * time.Millisecond
 	// leastQuota is the shortest that the kernel takes, and burst the work that a vCPU which is mostly
 	// idle does in one go: what its timers owe for so long. Periods need not be shorter than that either.
 	leastQuota = time.Millisecond
@@ -26,10 +28,8 @@ const (
 	leastShare = 0.01
 )
 
-// silentPeriods is how many periods a vCPU may stand still at most. Where a spent quota is noticed at the tick, one that
-// comes late on a loaded host lets a vCPU run over by more than a quota, and it misses the next period. Where
-// it is noticed at once, the piece of one period may not be enough for the guest to give a sign of life: guests under
-// emulation were seen to need 2 ms for that now and then.
+// silentPeriods is how many periods a vCPU may stand still at most where a spent quota is noticed at the tick: one that
+// comes late on a loaded host lets a vCPU run over by more than a quota, and it misses the next period.
 const silentPeriods = 2
 
 // timing says how soon it is noticed that a quota is spent.
@@ -46,12 +46,12 @@ const (
 // no longer silence. At beats the quota is what makes a period short.
 func (t timing) pieces(share, use float64, pause time.Duration) (quota, longest time.Duration) {
 	if t == beating {
-		longest = longestPeriod(pause, leastQuota)
+		longest = longestPeriod(pause, piece, 1)
 		quota = time.Duration(share * float64(min(burst, longest))).Truncate(time.Microsecond)
-		return min(slice, max(leastQuota, quota)), longest
+		return min(slice, max(piece, quota)), longest
 	}
 	quota = min(slice, max(leastQuota, time.Duration(use*float64(burst)).Truncate(time.Microsecond)))
-	return quota, longestPeriod(pause, quota)
+	return quota, longestPeriod(pause, quota, silentPeriods)
 }
 
 // Share returns how many cores the group may use, +Inf without a limit.
@@ -80,11 +80,11 @@ func Least(pause time.Duration, use hypervisor.Cores, vcpus int) float64 {
 	return beating.least(pause, use)
 }
 
-// longestPeriod returns the period that keeps every silence strictly below the pause, with a fifth of
+// longestPeriod returns the period that keeps a silence of so many strictly below the pause, with a fifth of
 // it left for what a host with other work adds. It is never less than the quota, which means no
 // throttling.
-func longestPeriod(pause, quota time.Duration) time.Duration {
-	p := ((pause - 1) / 5 * 4 / silentPeriods).Truncate(time.Microsecond)
+func longestPeriod(pause, quota time.Duration, silent int64) time.Duration {
+	p := ((pause - 1) / 5 * 4 / time.Duration(silent)).Truncate(time.Microsecond)
 	return min(max(p, quota), time.Duration(float64(quota)/leastShare), time.Second)
 }
 

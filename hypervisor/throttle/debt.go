@@ -13,7 +13,7 @@ import (
 const (
 	// debtEvery is the part of a period after which vCPUs are looked at, and leastDebtEvery the least time: what is
 	// overdrawn of periods shorter than that is soon paid.
-	debtEvery      = 1.0 / 4
+	debtEvery      = 1.0 / 8
 	leastDebtEvery = 5 * time.Millisecond
 	// debtCost is the least time for each vCPU: a look at one takes some 20 µs.
 	debtCost = 500 * time.Microsecond
