@@ -126,8 +126,8 @@ const slack = 0.005
 
 // The parts of the promised pause for which slowing a guest may silence it.
 const (
-	gentleSilence = 0.5
-	firmSilence   = 0.7
+	gentleSilence = 0.4
+	firmSilence   = 0.55
 )
 
 // Silences are how long a guest may be silent for being slowed: gently, and firmly where that is not enough. Neither is

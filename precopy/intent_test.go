@@ -78,7 +78,7 @@ func TestReceiptOfAMigration(t *testing.T) {
 func TestSilences(t *testing.T) {
 	for _, ceiling := range []int64{0, 150, 900} {
 		gentle, firm := Policy{MaxPauseMS: 150, MaxPauseCeilingMS: ceiling}.Silences()
-		if gentle != 75*time.Millisecond || firm != 105*time.Millisecond {
+		if gentle != 60*time.Millisecond || firm != 82500*time.Microsecond {
 			t.Errorf("150 ms within %d: %s and %s", ceiling, gentle, firm)
 		}
 	}

@@ -18,8 +18,9 @@ const (
 	// slice is the quota that a busy vCPU is given where a spent one is noticed at the kernel's tick. It is longer than
 	// a tick of a 250 Hz kernel: an overrun of one tick then never costs a whole further period.
 	slice = 5 * time.Millisecond
-	// piece is the least quota where a spent one is noticed at once: what a guest needs for a sign of life in one go.
-	piece = 3 * time.Millisecond
+	// piece is the least quota where a spent one is noticed at once: what a guest needs for a sign of life in one go, as a
+	// rule. In smaller pieces it needs more of it, for timers and switches. README.md has the figures.
+	piece = 2500 * time.Microsecond
 	// leastQuota is the shortest that the kernel takes, and burst the work that a vCPU which is mostly
 	// idle does in one go: what its timers owe for so long. Periods need not be shorter than that either.
 	leastQuota = time.Millisecond
