@@ -29,10 +29,11 @@
 // its tick (4 ms with 250 Hz), or when another thread takes the vCPU's place, and takes what ran over from the next
 // periods: with quotas shorter than a tick the guest stands still for several periods. Hence a metronome while a guest is
 // slowed: a real-time thread for each vCPU, which follows it from CPU to CPU and interrupts it more often than
-// every millisecond. Quotas of a millisecond are kept exactly then, and a vCPU stands still for one period. Measured with a busy
-// thread on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
-// A guest needs some CPU time to give a sign of life, though: emulated ones with 1 ms in 72 ms were silent for two
-// periods every tenth time and for three now and then. So a silence is reckoned as two periods.
+// every millisecond. Quotas of some milliseconds are kept exactly then, and a vCPU stands still for one period. Measured with a
+// busy thread on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
+// A guest needs some CPU time in one go to give a sign of life, though, and loses some in every piece: emulated ones
+// with 3 % of a core were silent for up to five periods with 1 ms in 33 ms, and for two at most with 2 ms in 66 ms
+// (README.md). So pieces are 2 ms at least, and a silence is reckoned as one period; now and then it is two.
 //
 // A vCPU that is in the kernel when its quota is spent runs on there (since Linux 6.18), for 5 to 10 ms where the host is a
 // virtual machine and the guest first writes to a huge page, and owes that to the periods that follow: guests with 1 ms
