@@ -63,7 +63,9 @@ type DomainLoad struct {
 type DirtySample struct {
 	Rate   BytesPerSecond `json:"rate"`
 	Window time.Duration  `json:"window"`
-	At     time.Time      `json:"at"`
+	At     time.Time      `json:"at"` // of the newest
+	// Times is how many estimates Rate is the mean of; 0 is one.
+	Times int `json:"times,omitempty"`
 }
 
 // DomainState is libvirt's state of a domain, in words.

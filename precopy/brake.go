@@ -32,8 +32,8 @@ type Throttler func(ctx context.Context, id hypervisor.DomainID, name string) (T
 type brake struct {
 	th  Throttle // nil when the guest can't be slowed
 	log *slog.Logger
-	// The silences that slowing the guest may bring about.
-	gentle, firm time.Duration
+	// most is the longest silence that slowing the guest may bring about.
+	most time.Duration
 
 	use   hypervisor.Cores // of the busiest vCPU at full speed, over the last seconds
 	read  time.Time
@@ -42,6 +42,8 @@ type brake struct {
 	// silence is the longest that the guest is silent for that.
 	silence time.Duration
 	failed  time.Time // when slowing it failed last
+	// Until warm the guest that has just been slowed keeps more of its CPU than is asked for; zero is not.
+	warm time.Time
 }
 
 // endEvery is how often giving back is tried again, for as long as the agent lives; its end gives back
@@ -51,7 +53,7 @@ const endEvery = time.Second
 // newBrake takes hold of the domain where that is possible.
 func newBrake(ctx context.Context, open Throttler, m Migration, log *slog.Logger) *brake {
 	b := &brake{log: log, share: 1, asked: 1}
-	b.gentle, b.firm = m.Policy.Silences()
+	b.most = m.Policy.Silence()
 	if open == nil || m.Policy.MaxSlowdown <= 0 {
 		return b
 	}
@@ -70,8 +72,11 @@ const (
 	// slowAgain is how long after a failure the guest is slowed at the earliest: each try starts a process and writes to the
 	// disk, which may be what fails.
 	slowAgain = 2 * time.Second
-	// sameShare is by how much, relative, what a share takes may have moved meanwhile, with the guest's use.
-	sameShare = 0.05
+	// A guest that begins to stand still comes upon code that it seldom runs, such as for timers that it has missed, with
+	// cold caches or, emulated, not translated yet: that takes it several pieces, in which it gives no sign of life. So
+	// for warmUp it keeps warmShare times as much.
+	warmUp    = time.Second
+	warmShare = 2
 )
 
 // look reads what the guest uses of its CPUs, while it is not slowed.
@@ -90,30 +95,40 @@ func (b *brake) look(now time.Time) {
 	b.use = min(1, (b.use+use)/2)
 }
 
-// least is the smallest share of its own CPU use that the guest can be brought to without being silenced for so long; 1
+// least is the smallest share of its own CPU use that the guest can be brought to without being silenced for too long; 1
 // when that is not known.
-func (b *brake) least(silence time.Duration) float64 {
+func (b *brake) least() float64 {
 	if b.th == nil || b.use <= 0 {
 		return 1
 	}
-	return min(1, b.th.Least(b.use, silence)/float64(b.use))
+	return min(1, b.th.Least(b.use, b.most)/float64(b.use))
 }
 
 // set brings the guest to the share of its own CPU use; it reports whether anything changed. What
 // fails is tried again at the next call.
 func (b *brake) set(share float64) bool {
-	if b.th == nil || share == b.asked || share < 1 && time.Since(b.failed) < slowAgain {
+	now := time.Now()
+	over := !b.warm.IsZero() && !now.Before(b.warm)
+	if b.th == nil || share == b.asked && !over || share < 1 && time.Since(b.failed) < slowAgain {
 		return false
 	}
-	quota := 1.0
+	quota, warm := 1.0, b.warm
 	if share < 1 {
 		if b.use <= 0 {
 			return false
 		}
-		quota = share * float64(b.use)
+		quota = max(share, b.least()) * float64(b.use)
+		if b.share == 1 && b.warm.IsZero() {
+			warm = now.Add(warmUp)
+		}
 	}
-	silence := b.silenceFor(share)
-	got, err := b.th.Set(quota, b.use, silence)
+	if share == 1 || over {
+		warm = time.Time{}
+	}
+	if !warm.IsZero() {
+		quota = min(1, warmShare*quota)
+	}
+	got, err := b.th.Set(quota, b.use, b.most)
 	if err != nil {
 		b.log.Warn("the guest's CPU share could not be set", "share", share, "err", err)
 		b.asked, b.failed = math.NaN(), time.Now() // some vCPUs may have it: whatever is wanted next is written
@@ -124,20 +139,12 @@ func (b *brake) set(share float64) bool {
 		_, _ = b.th.Busiest()
 		b.read = time.Now()
 	}
-	b.asked, b.share, b.silence = share, 1, 0
+	b.asked, b.share, b.silence, b.warm = share, 1, 0, warm
 	if share < 1 && b.use > 0 {
-		b.share, b.silence = math.Min(1, got/float64(b.use)), silence
+		b.share, b.silence = math.Min(1, got/float64(b.use)), b.most
 	}
 	b.log.Info("guest slowed", "share", b.share, "cores", got, "of", float64(b.use))
 	return true
-}
-
-// silenceFor is the mildest silence that allows the share.
-func (b *brake) silenceFor(share float64) time.Duration {
-	if share >= (1-sameShare)*b.least(b.gentle) {
-		return b.gentle
-	}
-	return b.firm
 }
 
 // loosen lets the guest run for a switchover: it is paused now, and its process may end at any time. If that is taken
@@ -147,7 +154,7 @@ func (b *brake) loosen() {
 		return
 	}
 	b.asked = math.NaN()
-	if _, err := b.th.Set(1, b.use, b.firm); err != nil {
+	if _, err := b.th.Set(1, b.use, b.most); err != nil {
 		b.log.Debug("the guest's CPU quota is given back at the end", "err", err)
 	}
 }

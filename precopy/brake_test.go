@@ -156,59 +156,109 @@ func (w *world) awaitSlowed() {
 
 // TestBrake says what shares of its own use mean in cores.
 func TestBrake(t *testing.T) {
-	f := &fakeThrottle{use: 0.4, least: 0.1}
-	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
-	if b.least(b.firm) != 1 || b.set(0.5) {
-		t.Error("slowed before its use is known")
-	}
-	b.look(time.Now())
-	if l := b.least(b.firm); math.Abs(l-0.25) > 1e-9 {
-		t.Errorf("least %v, want a quarter of its use", l)
-	}
-	if !b.set(0.5) || f.set != 0.2 || b.share != 0.5 {
-		t.Errorf("half of 0.4 is %v of a core, share %v", f.set, b.share)
-	}
-	if b.set(0.5) {
-		t.Error("set again to the same")
-	}
-	if !b.set(0.01) || b.share != 0.25 {
-		t.Errorf("share %v, want what the throttle could do", b.share)
-	}
-	if !b.set(1) || f.set != 1 || b.share != 1 {
-		t.Errorf("full speed is %v of a core, share %v", f.set, b.share)
-	}
-	b.release()
-	b.release()
-	if f.ends != 1 || b.set(0.5) || b.share != 1 {
-		t.Errorf("ended %d times, want once and for all", f.ends)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.1}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+		if b.least() != 1 || b.set(0.5) {
+			t.Error("slowed before its use is known")
+		}
+		b.look(time.Now())
+		if l := b.least(); math.Abs(l-0.25) > 1e-9 {
+			t.Errorf("least %v, want a quarter of its use", l)
+		}
+		b.set(0.5)
+		time.Sleep(warmUp)
+		if !b.set(0.5) || f.set != 0.2 || b.share != 0.5 {
+			t.Errorf("half of 0.4 is %v of a core, share %v", f.set, b.share)
+		}
+		if b.set(0.5) {
+			t.Error("set again to the same")
+		}
+		if !b.set(0.01) || b.share != 0.25 {
+			t.Errorf("share %v, want what the throttle could do", b.share)
+		}
+		if !b.set(1) || f.set != 1 || b.share != 1 {
+			t.Errorf("full speed is %v of a core, share %v", f.set, b.share)
+		}
+		b.release()
+		b.release()
+		if f.ends != 1 || b.set(0.5) || b.share != 1 {
+			t.Errorf("ended %d times, want once and for all", f.ends)
+		}
+	})
 }
 
-// TestBrakeIsAsMildAsItCan says which silence goes with which share, and that a guest which is paused for its switchover
-// is let go until something is wanted again.
-func TestBrakeIsAsMildAsItCan(t *testing.T) {
-	f := &fakeThrottle{use: 0.4}
-	b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 150, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
-	f.leastFor = func(silence time.Duration) float64 { return 0.01 / silence.Seconds() } // of a core: 0.17 and 0.12
-	b.look(time.Now())
-	for _, tc := range []struct {
-		share   float64
-		silence time.Duration
-	}{{0.5, b.gentle}, {0.35, b.firm}, {0.01, b.firm}, {1, 0}} {
-		b.set(tc.share)
-		if b.silence != tc.silence || tc.share < 1 && f.silence != tc.silence {
-			t.Errorf("share %v: silence %s, told %s, want %s", tc.share, b.silence, f.silence, tc.silence)
+// TestBrakeWarmsUp: a guest that begins to be slowed keeps twice as much for a second; so does one that could not be slowed
+// at first, and one that ran at full speed in between, but not one that is slowed more.
+func TestBrakeWarmsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.08, fails: true}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		b.set(0.4)
+		f.fails = false
+		time.Sleep(slowAgain)
+		for _, step := range []struct {
+			share float64
+			after time.Duration
+			cores float64
+			told  float64
+		}{
+			{0.4, 0, 0.32, 0.8},
+			{0.4, warmUp - 1, 0.32, 0.8},
+			{0.4, 1, 0.16, 0.4},
+			{0.3, 0, 0.12, 0.3},
+			{0.3, time.Minute, 0.12, 0.3},
+			{1, 0, 1, 1},
+			{0.01, 0, 0.16, 0.4},
+			{0.01, warmUp, 0.08, 0.2}, // no less than the throttle can do
+			{1, 0, 1, 1},
+			{0.8, 0, 0.64, 1},
+			{0.8, warmUp, 0.32, 0.8},
+			{1, 0, 1, 1},
+			{0.5, 0, 0.4, 1},
+			{1, 0, 1, 1},
+			{0.4, 0, 0.32, 0.8},
+		} {
+			time.Sleep(step.after)
+			b.set(step.share)
+			if math.Abs(f.set-step.cores) > 1e-9 || math.Abs(b.share-step.told) > 1e-9 {
+				t.Errorf("share %v after %s: %v of a core, and %v is told, want %v and %v", step.share, step.after, f.set, b.share, step.cores, step.told)
+			}
 		}
-	}
-	b.loosen() // nothing to let go
-	b.set(0.5)
-	b.loosen()
-	if f.set != 1 || b.share != 0.5 {
-		t.Errorf("let go: %v of a core, and the tuner is told %v", f.set, b.share)
-	}
-	if !b.set(0.5) || f.set != 0.2 {
-		t.Errorf("the switchover was taken back: %v of a core", f.set)
-	}
+	})
+}
+
+// TestBrakeLetsGo says how long a slowed guest is told to be silent for, and that one which is paused for its switchover
+// is let go until something is wanted again.
+func TestBrakeLetsGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 150, MaxPauseCeilingMS: 900}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		b.loosen() // nothing to let go
+		b.set(0.4)
+		time.Sleep(warmUp)
+		for _, tc := range []struct {
+			share   float64
+			silence time.Duration
+		}{{0.4, b.most}, {0.01, b.most}, {1, 0}} {
+			b.set(tc.share)
+			if b.silence != tc.silence || tc.share < 1 && f.silence != tc.silence {
+				t.Errorf("share %v: silence %s, told %s, want %s", tc.share, b.silence, f.silence, tc.silence)
+			}
+		}
+		b.set(0.4)
+		time.Sleep(warmUp)
+		b.set(0.4)
+		b.loosen()
+		if f.set != 1 || math.Abs(b.share-0.4) > 1e-9 {
+			t.Errorf("let go: %v of a core, and the tuner is told %v", f.set, b.share)
+		}
+		if !b.set(0.4) || math.Abs(f.set-0.16) > 1e-9 {
+			t.Errorf("the switchover was taken back: %v of a core", f.set)
+		}
+	})
 }
 
 // TestBrakeForgetsUseOfASlowedGuest: what a slowed guest used is no measure of what it uses.
@@ -256,8 +306,7 @@ type fakeThrottle struct {
 	sets   int
 	slowed bool // since Busiest was read
 
-	leastFor func(time.Duration) float64
-	silence  time.Duration
+	silence time.Duration
 
 	use   hypervisor.Cores
 	least float64
@@ -288,12 +337,7 @@ func (f *fakeThrottle) Busiest() (hypervisor.Cores, error) {
 	return f.use, nil
 }
 
-func (f *fakeThrottle) Least(_ hypervisor.Cores, silence time.Duration) float64 {
-	if f.leastFor != nil {
-		return f.leastFor(silence)
-	}
-	return f.least
-}
+func (f *fakeThrottle) Least(hypervisor.Cores, time.Duration) float64 { return f.least }
 
 func (f *fakeThrottle) End() error {
 	f.ends++

@@ -124,16 +124,11 @@ func (m Migration) Unkept() string {
 // slack is by how much a slowdown, which is read at intervals, may seem more than it was.
 const slack = 0.005
 
-// The parts of the promised pause for which slowing a guest may silence it.
-const (
-	gentleSilence = 0.4
-	firmSilence   = 0.55
-)
+// silentPart is the part of the promised pause for which slowing a guest may silence it.
+const silentPart = 0.41
 
-// Silences are how long a guest may be silent for being slowed: gently, and firmly where that is not enough. Neither is
-// all of the promised pause: a guest may need more CPU time for a sign of life than is reckoned with, and the last silence
-// comes on top of the switchover. The ceiling is for a pause at the end, not for silences over and over.
-func (p Policy) Silences() (gentle, firm time.Duration) {
-	part := func(of float64) time.Duration { return time.Duration(of * float64(p.MaxPause())) }
-	return part(gentleSilence), part(firmSilence)
-}
+// Silence is how long a guest may be silent for being slowed. It is so small a part of the promised pause because now and
+// then a guest is silent for twice that, when it needs more CPU time for a sign of life than is reckoned with
+// (hypervisor/throttle), and the last silence comes on top of the switchover. The ceiling is for a pause at the end, not
+// for silences over and over.
+func (p Policy) Silence() time.Duration { return time.Duration(silentPart * float64(p.MaxPause())) }

@@ -101,7 +101,7 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{
 		JobStats: stats, Share: d.brake.share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
-		Gentle: d.brake.least(d.brake.gentle), Least: d.brake.least(d.brake.firm),
+		Least: d.brake.least(),
 	})
 	if d.split() {
 		// No limit binds any more, and there is nothing left to decide.

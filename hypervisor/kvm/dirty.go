@@ -16,8 +16,11 @@ const (
 	shortWindow = time.Second
 	longWindow  = 5 * time.Second
 	// early is the time between the first samples of a domain: at the very first it may still be booting.
-	early      = 10 * time.Second
-	earlyTimes = 3
+	early      = 3 * time.Second
+	earlyTimes = 7
+	// averaged is how many samples are told as one: QEMU looks at 512 pages of each GiB, of which a second's writes have
+	// hit a few, and loads come and go.
+	averaged = 3
 )
 
 // dirtySampler has QEMU estimate the dirty rates of idle domains, one domain at a time and each at
@@ -36,7 +39,21 @@ type dirtySampler struct {
 type dirtyState struct {
 	tried       time.Time
 	times       int
-	short, long *hypervisor.DirtySample
+	short, long []hypervisor.DirtySample // the latest few
+}
+
+// mean is what the samples say together; nil of none.
+func mean(samples []hypervisor.DirtySample) *hypervisor.DirtySample {
+	if len(samples) == 0 {
+		return nil
+	}
+	m := samples[len(samples)-1]
+	m.Rate, m.Times = 0, len(samples)
+	for _, s := range samples {
+		m.Rate += s.Rate
+	}
+	m.Rate /= hypervisor.BytesPerSecond(len(samples))
+	return &m
 }
 
 func newDirtySampler(period time.Duration) *dirtySampler {
@@ -46,12 +63,12 @@ func newDirtySampler(period time.Duration) *dirtySampler {
 	}
 }
 
-// latest returns the last estimates over the short and the long window, nil where there is none.
+// latest returns what the last estimates over the short and the long window say, nil where there is none.
 func (s *dirtySampler) latest(id hypervisor.DomainID) (short, long *hypervisor.DirtySample) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d := s.domains[id]; d != nil {
-		return d.short, d.long
+		return mean(d.short), mean(d.long)
 	}
 	return nil, nil
 }
@@ -117,7 +134,7 @@ func (s *dirtySampler) next(now time.Time) (hypervisor.DomainID, time.Duration, 
 	}
 	d.tried = now
 	d.times++
-	if d.short != nil && d.times >= earlyTimes && (d.long == nil || d.long.At.Before(d.short.At)) {
+	if d.times%2 == 1 && d.times > 1 {
 		return best, longWindow, true
 	}
 	return best, shortWindow, true
@@ -130,11 +147,18 @@ func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample
 	if d == nil {
 		return // gone in the meantime
 	}
-	if sample.Window == shortWindow {
-		d.short = &sample
-	} else {
-		d.long = &sample
+	keep := func(list []hypervisor.DirtySample) []hypervisor.DirtySample {
+		list = append(list, sample)
+		return list[max(0, len(list)-averaged):]
 	}
+	if sample.Window == longWindow {
+		d.long = keep(d.long)
+		return
+	}
+	if d.times == 2 {
+		d.short = nil // of a domain that may have been booting
+	}
+	d.short = keep(d.short)
 }
 
 // ask notes a question about the domain; the returned function notes that libvirt has answered it.

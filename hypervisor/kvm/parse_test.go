@@ -301,8 +301,6 @@ func TestDirtyTurns(t *testing.T) {
 		{early, "b", shortWindow},
 		{2 * early, "a", longWindow},
 		{3 * early, "b", longWindow},
-		{time.Minute, "", 0},
-		{2*early + time.Minute, "a", shortWindow},
 	}
 	for _, w := range want {
 		at := now.Add(w.after)
@@ -317,6 +315,52 @@ func TestDirtyTurns(t *testing.T) {
 	s.offer(loads[1:], nil, o)
 	if short, _ := s.latest("a"); short != nil {
 		t.Error("a domain that is gone is remembered")
+	}
+}
+
+// The samples of a domain are told as the mean of the latest few over each window, without the first, in which it may have
+// been booting. They are taken soon after one another at first, then once in a period.
+func TestDirtyMeans(t *testing.T) {
+	s := newDirtySampler(time.Minute)
+	o := newOutgoing(8)
+	o.settled()
+	s.offer([]hypervisor.DomainLoad{{ID: "a", State: hypervisor.StateRunning}}, nil, o)
+	start := time.Now()
+	var at time.Duration
+	for n, want := range []struct {
+		window time.Duration
+		short  hypervisor.BytesPerSecond // the mean then, where each is the number of the sample
+		long   hypervisor.BytesPerSecond
+	}{
+		{shortWindow, 0, -1},
+		{shortWindow, 1, -1},
+		{longWindow, 1, 2},
+		{shortWindow, 2, 2},
+		{longWindow, 2, 3},
+		{shortWindow, 3, 3},
+		{longWindow, 3, 4},
+		{shortWindow, 5, 4},
+		{longWindow, 5, 6},
+	} {
+		if n > 0 {
+			gap := early
+			if n >= earlyTimes {
+				gap = time.Minute
+			}
+			if _, _, ok := s.next(start.Add(at + gap - 1)); ok {
+				t.Errorf("sample %d comes before %s have passed", n, gap)
+			}
+			at += gap
+		}
+		id, window, ok := s.next(start.Add(at))
+		if !ok || window != want.window {
+			t.Fatalf("sample %d: %v over %s, want %s", n, ok, window, want.window)
+		}
+		s.put(id, hypervisor.DirtySample{Rate: hypervisor.BytesPerSecond(n), Window: window, At: start.Add(at)})
+		short, long := s.latest(id)
+		if short.Rate != want.short || (long == nil) != (want.long < 0) || long != nil && long.Rate != want.long {
+			t.Errorf("sample %d: %+v and %+v, want %v and %v", n, short, long, want.short, want.long)
+		}
 	}
 }
 

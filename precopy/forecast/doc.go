@@ -16,7 +16,8 @@
 // of it that receipts achieved; of a stream that was bound by something else, what it achieved.
 //
 // Growth: the median of the newest receipts, the rate scaled by the dirty-rate sample of now over
-// those taken before them once that is more than [changed]; without receipts, [model.Fit] of the samples;
+// those taken before them once that is more than [changed]; without receipts, [model.Fit] of the samples, each with the
+// error of what QEMU's page sampling counts (one over the root of the pages found dirty);
 // without these, a guest that dirties [unseenShare] of the link.
 //
 // # The course of one strategy

@@ -267,7 +267,7 @@ func (k *known) prior(c course) Prior {
 		}
 	}
 	if k.source != fromNothing {
-		p.Growth = k.growth
+		p.Growth, p.Samples = k.growth, k.samples
 	}
 	if c.tried {
 		p.Ratio = c.ratio

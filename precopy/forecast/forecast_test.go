@@ -2,6 +2,7 @@ package forecast
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -346,6 +347,7 @@ func drawReceipt(t *rapid.T, n int) Receipt {
 		Growth: model.Growth{Set: amount("set"), Rate: rate("dirty")}, Ratio: rapid.Float64Range(0, 3).Draw(t, "ratio"),
 		Setup: span("setup"), Sending: span("sending"), Seconds: rapid.Float64Range(0, 1e6).Draw(t, "seconds"),
 		PauseMS: rapid.Int64Range(0, 1e6).Draw(t, "pause"), Limit: span("limit"), LeastShare: rapid.Float64Range(0, 1).Draw(t, "share"),
+		Floor:    rapid.Float64Range(0, 1).Draw(t, "floor"),
 		Slowdown: rapid.Float64Range(0, 1).Draw(t, "slowdown"),
 	}
 }
@@ -400,6 +402,52 @@ func TestForecastProperties(t *testing.T) {
 			t.Fatalf("another order of learning, another forecast:\n%s", diff)
 		}
 	})
+}
+
+// A guest whose migrations showed a sweep sweeps.
+func TestSweepIsRemembered(t *testing.T) {
+	for _, linear := range []bool{false, true} {
+		var list []Receipt
+		for _, id := range []string{"1", "2", "3"} {
+			r := receipt(id, plain, 60, 100)
+			r.Growth = model.Growth{Set: 250 * mib, Rate: 35 << 20, Linear: linear && id != "2"}
+			list = append(list, r)
+		}
+		if g := know(with(list...)).growth; g.Linear != linear || Of(with(list...)).Prior.Growth.Linear != linear {
+			t.Errorf("linear: %t, want %t", g.Linear, linear)
+		}
+	}
+}
+
+// How far a guest can be slowed is known from its earlier migrations: it depends on what it uses of its CPU, and is half of
+// that where it may be silent for twice as long. Where it can't be slowed, a longer silence is of no help.
+func TestFloorIsLearned(t *testing.T) {
+	for _, tc := range []struct {
+		floor float64
+		pause time.Duration // promised now, where it was 150 ms
+		want  float64
+	}{
+		{0, 150 * time.Millisecond, LeastShare},
+		{0.1, 150 * time.Millisecond, LeastShare},
+		{0.6, 150 * time.Millisecond, 0.6},
+		{0.6, 300 * time.Millisecond, 0.3},
+		{0.6, 50 * time.Millisecond, 1},
+		{1, 300 * time.Millisecond, 1},
+	} {
+		r := receipt("1", plain, 60, 100)
+		r.Floor = tc.floor
+		r.Growth = model.Growth{Set: 400 * mib, Rate: 50 << 20}
+		in := with(r)
+		in.Intent.MaxPause, in.Intent.Ceiling = tc.pause, tc.pause
+		k := know(in)
+		if math.Abs(k.floor-tc.want) > 1e-9 {
+			t.Errorf("%v at 150 ms is taken for %v at %s, want %v", tc.floor, k.floor, tc.pause, tc.want)
+		}
+		slowed := k.play(k.candidates()[0], circumstances{bandwidth: in.Bandwidth, memory: in.Memory, first: gib, intent: in.Intent})
+		if slowed.share < 1 && slowed.share < k.floor || slowed.share < 1 == (tc.want == 1) {
+			t.Errorf("%v at 150 ms: slowed to %v at %s", tc.floor, slowed.share, tc.pause)
+		}
+	}
 }
 
 // Pages of zeros that were not sent are no compression: a move by parallel streams of a small part of the resident

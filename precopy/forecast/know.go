@@ -68,12 +68,14 @@ type known struct {
 	Input
 	receipts []Receipt // that say something of the guest, oldest first
 	growth   model.Growth
+	samples  []model.Sample // that it was taken from, if not from receipts
 	source   source
 	change   float64 // of the dirty rate since those receipts, as samples say; 1 if none is seen
 
 	setup, switchover time.Duration
 	share             float64                   // of the cap that is carried
 	bound             hypervisor.BytesPerSecond // of one plain stream; 0 if the cap binds
+	floor             float64                   // of the share that the guest can be slowed to
 }
 
 // source is what the growth was taken from.
@@ -100,6 +102,13 @@ func know(in Input) *known {
 	k.bound = medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) {
 		return r.Achieved, r.Strategy == plain && r.Achieved > 0 && carried(r) < boundBelow
 	})
+	k.floor = max(LeastShare, medianOf(k.receipts, 0, func(r Receipt) (float64, bool) {
+		if r.Floor >= 1 {
+			return 1, true // it can't be slowed
+		}
+		// A silence is for a fixed piece of CPU time: twice the pause is half the share.
+		return min(1, r.Floor*float64(r.Intent.MaxPause)/float64(max(in.Intent.MaxPause, 1))), r.Floor > 0
+	}))
 	k.grow()
 	return k
 }
@@ -122,6 +131,12 @@ func (k *known) grow() {
 		k.growth = model.Growth{
 			Set:  medianOf(k.receipts, 0, func(r Receipt) (hypervisor.Bytes, bool) { return r.Growth.Set, true }),
 			Rate: medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) { return r.Growth.Rate, true }),
+			Linear: medianOf(k.receipts, 0, func(r Receipt) (float64, bool) {
+				if r.Growth.Linear {
+					return 1, true
+				}
+				return 0, true
+			}) > 0.5,
 		}
 		if c := k.sampledChange(); c > changed || c < 1/changed {
 			k.change = c
@@ -131,11 +146,11 @@ func (k *known) grow() {
 	}
 	if k.Basis.Dirty != nil {
 		k.source = fromSample
-		samples := []model.Sample{window(k.Basis.Dirty)}
+		k.samples = []model.Sample{window(k.Basis.Dirty)}
 		if k.DirtyLong != nil {
-			samples = append(samples, window(k.DirtyLong))
+			k.samples = append(k.samples, window(k.DirtyLong))
 		}
-		k.growth, _, _ = model.Fit(samples, k.Memory) // no growth when they saw nothing
+		k.growth, _, _ = model.Fit(k.samples, k.Memory) // no growth when they saw nothing
 		return
 	}
 	k.growth = model.Growth{
@@ -144,8 +159,13 @@ func (k *known) grow() {
 	}
 }
 
+// sampledPage is the memory that each page stands for that QEMU looks at (DIRTYRATE_DEFAULT_SAMPLE_PAGES is 512 of a GiB).
+const sampledPage = hypervisor.GiB / 512
+
 func window(s *hypervisor.DirtySample) model.Sample {
-	return model.Sample{Window: s.Window, Dirtied: hypervisor.Bytes(float64(s.Rate) * s.Window.Seconds())}
+	dirtied := hypervisor.Bytes(float64(s.Rate) * s.Window.Seconds())
+	pages := float64(dirtied) / float64(sampledPage) * float64(max(s.Times, 1)) // that were found dirty
+	return model.Sample{Window: s.Window, Dirtied: dirtied, Error: 1 / math.Sqrt(max(pages, 1))}
 }
 
 // sampledChange compares the dirty-rate sample with those taken before earlier migrations.

@@ -50,6 +50,8 @@ type Receipt struct {
 	// of its CPU use that the guest was left at any time (1 when it was never throttled).
 	Slowdown   float64 `json:"slowdown,omitempty"`
 	LeastShare float64 `json:"least_share,omitempty"`
+	// Floor is the least share that it could have been left with silences within the Intent.
+	Floor float64 `json:"floor,omitempty"`
 	// Waited is the time by which it took longer for sending less than Bandwidth by order: others were on the
 	// links. It is not in Seconds.
 	Waited time.Duration `json:"waited,omitempty"`
@@ -133,6 +135,8 @@ func (p Profile) Learn(receipts ...Receipt) (Profile, bool) {
 // Prior is what the convergence controller is told of the domain at the start.
 type Prior struct {
 	Growth model.Growth `json:"growth,omitzero"`
+	// Samples are what the growth was taken from where that was no migration.
+	Samples []model.Sample `json:"samples,omitempty"`
 	// Ratio is the bytes sent for each byte dirtied, by the strategy chosen.
 	Ratio float64 `json:"ratio,omitempty"`
 	// Limit is what the last completed migration ended with.

@@ -77,11 +77,22 @@ func (g Growth) Share(bandwidth hypervisor.BytesPerSecond, limit time.Duration) 
 
 // Sample is one observation: the set's size when the window after a sync ended.
 type Sample struct {
-	Window  time.Duration
-	Dirtied hypervisor.Bytes
+	Window  time.Duration    `json:"window"`
+	Dirtied hypervisor.Bytes `json:"dirtied"`
+	// Error is the relative standard error of Dirtied, besides that of a pass that was seen.
+	Error float64 `json:"error,omitempty"`
 }
 
-// Fit finds the growth that explains the samples best, in the least squares of their logarithms.
+// weight is that of a sample in a fit: 1 for a pass that was seen.
+func (s Sample) weight() float64 {
+	return seenError * seenError / (seenError*seenError + s.Error*s.Error)
+}
+
+// seenError is the relative standard error of the dirtied set that a pass of a steady load leaves.
+const seenError = 0.05
+
+// Fit finds the growth that explains the samples best, in the least squares of their logarithms, each weighted by the
+// inverse of its variance.
 // total bounds the working set. Spread is the root mean square of the relative error. One window
 // alone cannot show where the set saturates: the fit is then linear up to total, which forecasts
 // too much rather than too little. Where all windows were long enough to saturate the set, they say
@@ -126,7 +137,11 @@ func Slowest(samples []Sample, total hypervisor.Bytes, tolerance float64) (g Gro
 			break
 		}
 	}
-	slack := tolerance * tolerance * float64(len(use))
+	weight := 0.0
+	for _, s := range use {
+		weight += s.weight()
+	}
+	slack := tolerance * tolerance * weight
 	best := slices.MinFunc(found, func(a, b fit) int { return cmp.Compare(a.misfit, b.misfit) })
 	for _, f := range found {
 		if f.misfit <= best.misfit+slack && f.Rate < best.Rate {
@@ -140,7 +155,7 @@ func Slowest(samples []Sample, total hypervisor.Bytes, tolerance float64) (g Gro
 			best = fit{g, e}
 		}
 	}
-	return best.Growth, math.Sqrt(best.misfit / float64(len(use))), true
+	return best.Growth, math.Sqrt(best.misfit / weight), true
 }
 
 // tolerance is the relative error by which a fit must be better to be preferred to a slower growth.
@@ -150,7 +165,7 @@ func misfit(samples []Sample, g Growth) float64 {
 	e := 0.0
 	for _, s := range samples {
 		d := math.Log(float64(max(g.Dirtied(s.Window), 1)) / float64(s.Dirtied))
-		e += d * d
+		e += s.weight() * d * d
 	}
 	return e
 }

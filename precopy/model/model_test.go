@@ -123,7 +123,7 @@ func TestFitFindsWhatMadeTheSamples(t *testing.T) {
 		for _, f := range []float64{0.1, 0.5, 1, 2} {
 			w := time.Duration(f * float64(bend))
 			noise := 1 + 0.02*rapid.Float64Range(-1, 1).Draw(t, "noise")
-			samples = append(samples, Sample{w, hypervisor.Bytes(float64(g.Dirtied(w)) * noise)})
+			samples = append(samples, Sample{Window: w, Dirtied: hypervisor.Bytes(float64(g.Dirtied(w)) * noise)})
 		}
 		got, spread, ok := Fit(samples, 8*hypervisor.GiB)
 		if !ok || spread > 0.05 {
@@ -139,7 +139,7 @@ func TestFitFindsWhatMadeTheSamples(t *testing.T) {
 }
 
 func TestFitOfOneWindowPromisesLittle(t *testing.T) {
-	g, _, ok := Fit([]Sample{{time.Second, 50 * mib}}, 4*hypervisor.GiB)
+	g, _, ok := Fit([]Sample{{Window: time.Second, Dirtied: 50 * mib}}, 4*hypervisor.GiB)
 	if !ok || g.Set < 3*hypervisor.GiB {
 		t.Errorf("one sample gave %+v, want a set up to all memory", g)
 	}
@@ -177,7 +177,7 @@ func TestPredictKnownCases(t *testing.T) {
 // A sweep grows at its rate until its set is full: one short window and one long one tell.
 func TestFitOfASweep(t *testing.T) {
 	rate := 35 * hypervisor.BytesPerSecond(mib)
-	g, spread, ok := Fit([]Sample{{time.Second, 35 * mib}, {24 * time.Second, 512 * mib}, {22 * time.Second, 511 * mib}}, 2*hypervisor.GiB)
+	g, spread, ok := Fit([]Sample{{Window: time.Second, Dirtied: 35 * mib}, {Window: 24 * time.Second, Dirtied: 512 * mib}, {Window: 22 * time.Second, Dirtied: 511 * mib}}, 2*hypervisor.GiB)
 	if !ok || !g.Linear || spread > 0.05 {
 		t.Fatalf("%+v, spread %.2f: want it linear", g, spread)
 	}
@@ -194,7 +194,7 @@ func TestFitOfASweep(t *testing.T) {
 
 // Windows that all saturate the set leave open how fast it grows: nothing worse is assumed than needed.
 func TestFitOfSaturatedWindowsIsTheSlowest(t *testing.T) {
-	g, _, ok := Fit([]Sample{{20 * time.Second, 512 * mib}, {21 * time.Second, 512 * mib}}, 2*hypervisor.GiB)
+	g, _, ok := Fit([]Sample{{Window: 20 * time.Second, Dirtied: 512 * mib}, {Window: 21 * time.Second, Dirtied: 512 * mib}}, 2*hypervisor.GiB)
 	if !ok || g.Rate > 120*hypervisor.BytesPerSecond(mib) || g.Dirtied(20*time.Second) < 480*mib {
 		t.Errorf("%+v: want a slow growth that fills the set in 20 s", g)
 	}

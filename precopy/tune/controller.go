@@ -25,14 +25,19 @@ const (
 	lastChance = 0.99
 	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
 	lastPart = 0.9
-	// soon is the part of the budget by which it must be over for a guest to be slowed gently: forecasts of that err most.
-	// guess is that part for one that is slowed on a guess.
-	soon, guess = 0.6, 0.8
+	// nearly is the part of what was left when the guest was slowed at which it is slowed for as long as the intent allows,
+	// whatever is forecast.
+	nearly = 4
+	// guess is the part of the budget by which it must be over for a guest that is slowed on a guess of how it writes, and
+	// decided that part where it is decided at the last moment that slowing it will do.
+	guess, decided = 0.8, 0.85
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
 	settle  = 500 * time.Millisecond
 	samples = 6 // passes that the growth is fitted to
+	// remembered is the relative error of what earlier migrations have shown of the growth.
+	remembered = 0.1
 	// scatter is the relative error from which passes are taken not to follow one growth.
 	scatter = 0.2
 	xbzrle  = "xbzrle"
@@ -74,18 +79,19 @@ type Controller struct {
 	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
 	// there were to send, and what they took on the link.
 	resent, packed hypervisor.Bytes
-	quick          bool          // passes are too short for the poll
-	stuck          time.Duration // Elapsed since when passes do not shrink; 0 while they do
-	due            time.Duration // Elapsed by which it was to be over at full speed; 0 until that was in sight
-	pause          time.Duration // the sending in the pause that the limit was raised to
-	lost           time.Duration // guest work lost to being slowed
-	least          float64       // share
-	adopted        bool          // from its middle on
-	blind          bool          // nothing is known of how the present pass began
-	hoped          bool          // slowing was tried on a hopeful guess
-	beyond         time.Duration // Elapsed since when the limit is above the promise; 0 while it is not
-	landing        int           // the pass in which the guest was slowed; 0 when it is not
-	raised         time.Duration // Elapsed when the guest was slowed, or the limit last raised for that
+	quick          bool             // passes are too short for the poll
+	stuck          time.Duration    // Elapsed since when passes do not shrink; 0 while they do
+	due            time.Duration    // Elapsed by which it was to be over at full speed; 0 until that was in sight
+	pause          time.Duration    // the sending in the pause that the limit was raised to
+	lost           time.Duration    // guest work lost to being slowed
+	least          float64          // share
+	adopted        bool             // from its middle on
+	blind          bool             // nothing is known of how the present pass began
+	hoped          bool             // slowing was tried on a hopeful guess
+	beyond         time.Duration    // Elapsed since when the limit is above the promise; 0 while it is not
+	landing        int              // the pass in which the guest was slowed; 0 when it is not
+	landed         hypervisor.Bytes // what that began with
+	raised         time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
 	highest        hypervisor.BytesPerSecond
 	present        Decision
 
@@ -160,7 +166,7 @@ func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
 		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
 		Memory: c.prev.MemTotal, FirstPass: c.first, FirstWhole: c.firstWhole, Setup: c.prev.Setup,
-		LeastShare: c.least, Limit: c.limit, Waited: c.waited,
+		LeastShare: c.least, Floor: c.prev.Least, Limit: c.limit, Waited: c.waited,
 	}
 	if c.allowed > 0 && c.allowed < c.start.Bandwidth {
 		// Of a part of the link, what it would have carried of the whole.
@@ -365,7 +371,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 		return saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
 			float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
-	if p, ok := c.slowed(g, pays); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
+	if p, ok := c.slowed(g); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)
 	}
 	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
@@ -380,15 +386,10 @@ func (c *Controller) compressesNext(r Reading) bool {
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	now := func(part float64) func(plan) bool {
-		return func(p plan) bool {
-			return c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= part*float64(budget)
-		}
-	}
-	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 {
+	p, ok := c.slowed(g)
+	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 && (!c.decides(r) || ok && c.intime(r, p)) {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
 	}
-	p, ok := c.slowed(g, now(soon))
 	if ok && r.Elapsed+p.Duration <= budget {
 		if c.affordable(r, p, reserve) {
 			return c.slow(r, p)
@@ -404,7 +405,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
-		if p, ok := c.slowed(hopeful, now(guess)); ok && now(guess)(p) {
+		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= guess*float64(budget) {
 			c.hoped = true
 			return c.slow(r, p)
 		}
@@ -423,7 +424,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 		}
 	}
-	if fits && len(c.seen) < 3 && c.mayDo(r, hopeful) {
+	if fits && len(c.seen) < 3 && !c.decides(r) && c.mayDo(r, hopeful) {
 		// One or two passes do not tell so exactly.
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at about %s, which may just be sent: another pass will tell", g.Rate)}
 	}
@@ -442,25 +443,34 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() {
 		return true
 	}
-	if r.Elapsed > time.Duration(early*float64(c.budget())) {
-		return false
-	}
-	p, ok := c.slowedTo(g, r.Least)
-	if !ok {
-		return false
-	}
-	_, late := c.later(r, p)
-	return !late
+	p, ok := c.slowed(g)
+	return ok && c.intime(r, p)
+}
+
+// decides reports whether there is no later beginning of a pass to give up at in good time.
+func (c *Controller) decides(r Reading) bool {
+	return r.Elapsed+max(c.speed().Time(c.size), batch) > time.Duration(early*float64(c.budget()))
 }
 
 // later is the time of the whole migration by which a plan is affordable that is not now, as the intent is a share of
-// that; late when the passes until then would be too many for the budget.
+// that; late when the passes until then would be too many for the budget. With what is to be decided now, and has never
+// been done, there must be time for forecasts to err.
 func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 	budget := c.budget()
+	end := budget - budget/20
+	if c.decides(r) && r.Elapsed <= time.Duration(early*float64(budget)) && !c.start.Prior.Ended {
+		end = time.Duration(decided * float64(budget))
+	}
 	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
 	pass := max(c.speed().Time(c.size), batch)
 	passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
-	return whole, r.Elapsed+passes*pass+p.Duration > budget-budget/20
+	return whole, r.Elapsed+passes*pass+p.Duration > end
+}
+
+// intime reports whether a plan is affordable in time.
+func (c *Controller) intime(r Reading, p plan) bool {
+	_, late := c.later(r, p)
+	return !late
 }
 
 // affordable reports whether the part of what the intent allows covers what the guest would have lost
@@ -506,6 +516,11 @@ func (c *Controller) advice() string {
 	pause := c.fixed + b.Time(c.floor(g))
 	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
 		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
+	p, ok := c.slowed(g)
+	if it := float64(c.lost+p.lost) / (reserve * float64(c.prevAt+p.Duration)); ok && it > c.start.MaxSlowdown && it < 1 {
+		return text + fmt.Sprintf(", or a max_slowdown of %.0f %%: the guest would be slowed to %.0f %% of its speed for %s",
+			math.Ceil(100*it), 100*p.share, p.Duration.Round(time.Second))
+	}
 	switch share := g.Share(b, c.sending(c.start.MaxPause)); {
 	case share >= 1 || share <= 0:
 	case c.start.MaxSlowdown <= 0 || share >= firmest(c.prev):

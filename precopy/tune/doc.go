@@ -10,8 +10,8 @@
 //	       that saves seconds, and several for each that is lost
 //	  no:  limit up to the promise, wait for a dip of periodic load
 //	       another attempt with another strategy, where what was seen says that this pays; once
-//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later: gently,
-//	       then firmly
+//	       slow the guest, as long as the intent allows; if that is too much of a short migration, later. The last
+//	       pass that begins within a quarter of the budget decides whether that will do
 //	       limit up to the ceiling
 //	       post-copy where allowed, else give up: which says what would have to change
 //

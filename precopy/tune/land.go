@@ -11,29 +11,13 @@ import (
 
 // A guest that is slowed until what is left fits into the pause.
 
-// dearer is the factor by which a gently slowed guest may lose more, and the migration take longer, than one that is
-// slowed firmly: what is slowed a little for long loses much, and forecasts of it err.
-const dearer = 1.5
-
-// slowed is what slowing the guest would do from now on: gently, if that does what the caller wants and costs hardly
-// more, else firmly. False when that is not allowed at all.
-func (c *Controller) slowed(g model.Growth, wanted func(plan) bool) (plan, bool) {
-	firm, ok := c.slowedTo(g, c.prev.Least)
-	gentle, can := c.slowedTo(g, c.prev.Gentle)
-	cheap := float64(gentle.lost) <= dearer*float64(firm.lost) && float64(gentle.Duration) <= dearer*float64(firm.Duration)
-	if c.prev.Gentle > c.prev.Least && can && wanted(gentle) && (!ok || cheap || !wanted(firm)) {
-		return gentle, true
-	}
-	return firm, ok
-}
-
 // firmest is the smallest share that a guest may be brought to: its silences stay well within the promised pause.
 func firmest(r Reading) float64 { return max(forecast.LeastShare, r.Least) }
 
-// slowedTo is what slowing the guest, to that share at least, would do.
-func (c *Controller) slowedTo(g model.Growth, share float64) (plan, bool) {
-	least := max(forecast.LeastShare, share)
-	if c.prev.Least <= 0 || least > 0.9 || c.start.MaxSlowdown <= 0 {
+// slowed is what slowing the guest would do from now on; false when that is not allowed, or no use.
+func (c *Controller) slowed(g model.Growth) (plan, bool) {
+	least := firmest(c.prev)
+	if c.prev.Least <= 0 || least > forecast.MostShare || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
 	p := c.try(g, least, forecast.Sending(c.start.MaxPause, c.fixed, true))
@@ -54,6 +38,9 @@ func (c *Controller) slow(r Reading, p plan) Decision {
 }
 
 func (c *Controller) brake(r Reading, share float64) {
+	if c.landing == 0 {
+		c.landed = c.size
+	}
 	c.share, c.landing, c.braked, c.raised = share, r.Round, nil, r.Elapsed
 }
 
@@ -76,7 +63,9 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 			c.brake(r, firmest(r))
 			return c.slowing(d)
 		}
-		if p.Duration > 2*time.Second {
+		// What the guest has lost is lost for nothing once it runs on at full speed: not for a forecast, while so little
+		// is left.
+		if p.Duration > 2*time.Second && c.size > c.landed/nearly {
 			c.share, c.landing, c.braked = 1, 0, nil
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
@@ -84,7 +73,6 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	// The silence before the switchover comes on top.
 	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
-	// What the guest has lost is lost for nothing once it has to run on at full speed.
 	last := float64(c.lost) > lastPart*c.start.MaxSlowdown*float64(r.Elapsed) && need <= ceiling
 	comes := p.Converges && c.shrinking()
 	switch {

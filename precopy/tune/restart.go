@@ -14,8 +14,8 @@ const (
 	again = 1500 * time.Millisecond
 	// clearly is the factor on its cost by which another strategy must be better than going on.
 	clearly = 0.75
-	// early is the part of the budget by which it must have shown whether a strategy does of which nothing
-	// is known for this domain: after that nobody may be left waiting for a guess.
+	// early is the part of the budget by which it must have shown whether it may do at all, as must a strategy of which
+	// nothing is known for this domain: after that nobody may be left waiting for a guess.
 	early = 0.25
 )
 
@@ -52,10 +52,9 @@ func (c *Controller) restart(r Reading, g model.Growth) (Decision, bool) {
 // staying is what going on as now costs, a lost second of guest work counting as [forecast.Worth]; false when the
 // attempt would be given up.
 func (c *Controller) staying(r Reading, g model.Growth) (time.Duration, bool) {
-	now := func(p plan) bool { return c.affordable(r, p, reserve) }
-	if p, ok := c.slowed(g, now); ok {
+	if p, ok := c.slowed(g); ok {
 		took := p.Duration
-		if !now(p) {
+		if !c.affordable(r, p, reserve) {
 			whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown))
 			took = max(took, whole-r.Elapsed)
 		}

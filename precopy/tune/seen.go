@@ -214,9 +214,11 @@ func (c *Controller) with(seen []model.Sample) []model.Sample {
 	if p.Rate <= 0 || len(seen) >= 3 && !saturated(seen) {
 		return seen
 	}
-	both := []model.Sample{{Window: time.Second, Dirtied: p.Dirtied(time.Second)}}
-	if c.start.Prior.Receipts > 0 {
-		both = append(both, model.Sample{Window: 5 * time.Second, Dirtied: p.Dirtied(5 * time.Second)})
+	both := slices.Clone(c.start.Prior.Samples)
+	if len(both) == 0 {
+		for _, w := range []time.Duration{time.Second, 5 * time.Second} {
+			both = append(both, model.Sample{Window: w, Dirtied: p.Dirtied(w), Error: remembered})
+		}
 	}
 	both = append(both, seen...)
 	if _, spread, ok := model.Fit(both, c.prev.MemTotal); ok && spread > scatter && len(seen) > 0 {

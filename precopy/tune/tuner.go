@@ -41,8 +41,6 @@ type Reading struct {
 	// Least is the smallest share that it can be brought to now while its silences stay well within the promised pause; 1
 	// when it can't be slowed.
 	Least float64
-	// Gentle is the smallest share by which it is silent for even less; 0 is Least.
-	Gentle float64
 	// ShortQueue says that the queue in front of the link is kept short where QEMU writes into it
 	// (hypervisor/sockets): nothing is to be done about it by the stream's cap.
 	ShortQueue bool

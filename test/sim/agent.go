@@ -166,7 +166,6 @@ type Running struct {
 	step    *Event // of the agent
 	tuner   tune.Tuner
 	least   float64
-	gentle  float64
 	share   float64 // of its speed that the guest runs at
 	asked   float64
 	limit   time.Duration
@@ -443,7 +442,7 @@ func (r *Running) poll() {
 	}
 	r.brake(rec.Migration)
 	r.tuner.Allow(r.allowed(rec.Migration))
-	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Gentle: r.gentle, Least: r.least, Now: s.At})
+	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Now: s.At})
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
 	}
@@ -541,18 +540,14 @@ func (h *Host) sampled() *hypervisor.LinkLoad {
 	}
 }
 
-// brake is the least shares of its own CPU use that the guest can be brought to, firmly and gently.
+// brake is the least share of its own CPU use that the guest can be brought to.
 func (r *Running) brake(m precopy.Migration) {
-	r.gentle, r.least = 1, 1
+	r.least = 1
 	if m.Policy.MaxSlowdown <= 0 || r.w.now-r.began < time.Second {
 		return
 	}
 	use := max(min(r.guest.Asked(r.w.now)/hypervisor.Cores(r.guest.VCPUs), 1), 0.05)
-	least := func(silence time.Duration) float64 {
-		return min(1, throttle.Least(silence, use, r.guest.VCPUs)/float64(use))
-	}
-	gentle, firm := m.Policy.Silences()
-	r.gentle, r.least = least(gentle), least(firm)
+	r.least = min(1, throttle.Least(m.Policy.Silence(), use, r.guest.VCPUs)/float64(use))
 }
 
 // apply brings about what the tuner wants.
