@@ -51,7 +51,7 @@ func (d *drive) again(ctx context.Context, cause error) (hypervisor.MigrateSpec,
 	start := startOf(m.Migration, d.last.MemTotal)
 	start.Strategy, start.Attempts = next.Strategy, len(m.Attempts)
 	start.Lost = d.tuner.Lost()
-	start.Prior = forecast.Prior{Growth: learned.Growth, Receipts: start.Prior.Receipts, First: next.First, Switchover: start.Prior.Switchover}
+	start.Prior = forecast.Prior{Growth: learned.Growth, Receipts: start.Prior.Receipts, First: next.First, Switchover: start.Prior.Switchover, Ended: start.Prior.Ended}
 	if next.Tried {
 		start.Prior.Ratio = next.Ratio
 	}

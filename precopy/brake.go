@@ -81,7 +81,7 @@ const (
 
 // look reads what the guest uses of its CPUs, while it is not slowed.
 func (b *brake) look(now time.Time) {
-	if b.th == nil || b.share < 1 || now.Sub(b.read) < useEvery {
+	if b.th == nil || b.asked != 1 || now.Sub(b.read) < useEvery {
 		return
 	}
 	use, err := b.th.Busiest()
@@ -147,10 +147,13 @@ func (b *brake) set(share float64) bool {
 	return true
 }
 
+// warming reports whether the guest is to be slowed more than it is by now.
+func (b *brake) warming() bool { return !b.warm.IsZero() }
+
 // loosen lets the guest run for a switchover: it is paused now, and its process may end at any time. If that is taken
 // back, whatever is wanted then is set anew.
 func (b *brake) loosen() {
-	if b.th == nil || b.share == 1 {
+	if b.th == nil || b.asked == 1 {
 		return
 	}
 	b.asked = math.NaN()

@@ -101,7 +101,7 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{
 		JobStats: stats, Share: d.brake.share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
-		Least: d.brake.least(),
+		Least: d.brake.least(), Warming: d.brake.warming(),
 	})
 	if d.split() {
 		// No limit binds any more, and there is nothing left to decide.

@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// averaged is how many samples are told as one: QEMU looks at 512 pages of each GiB, of which a second's writes have
 	// hit a few, and loads come and go.
 	averaged = 3
+	// oldest is how many periods old one may be for that: they take turns.
+	oldest = 2*averaged - 1
 )
 
 // dirtySampler has QEMU estimate the dirty rates of idle domains, one domain at a time and each at
@@ -39,15 +42,33 @@ type dirtySampler struct {
 type dirtyState struct {
 	tried       time.Time
 	times       int
-	short, long []hypervisor.DirtySample // the latest few
+	short, long []dirtySample // the latest few
+}
+
+// dirtySample is one with how far it tells what the domain goes on to do: the first, while it may be booting, not at all,
+// those soon after it less than later ones.
+type dirtySample struct {
+	hypervisor.DirtySample
+	rank int
+}
+
+// rank is that of a domain's sample by its number.
+func rank(times int) int {
+	switch {
+	case times <= 1:
+		return 0
+	case times <= earlyTimes:
+		return 1
+	}
+	return 2
 }
 
 // mean is what the samples say together; nil of none.
-func mean(samples []hypervisor.DirtySample) *hypervisor.DirtySample {
+func mean(samples []dirtySample) *hypervisor.DirtySample {
 	if len(samples) == 0 {
 		return nil
 	}
-	m := samples[len(samples)-1]
+	m := samples[len(samples)-1].DirtySample
 	m.Rate, m.Times = 0, len(samples)
 	for _, s := range samples {
 		m.Rate += s.Rate
@@ -147,18 +168,19 @@ func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample
 	if d == nil {
 		return // gone in the meantime
 	}
-	keep := func(list []hypervisor.DirtySample) []hypervisor.DirtySample {
-		list = append(list, sample)
+	now := dirtySample{sample, rank(d.times)}
+	keep := func(list []dirtySample) []dirtySample {
+		list = slices.DeleteFunc(list, func(old dirtySample) bool {
+			return old.rank < now.rank || now.At.Sub(old.At) > oldest*s.period
+		})
+		list = append(list, now)
 		return list[max(0, len(list)-averaged):]
 	}
-	if sample.Window == longWindow {
+	if sample.Window == shortWindow {
+		d.short = keep(d.short)
+	} else {
 		d.long = keep(d.long)
-		return
 	}
-	if d.times == 2 {
-		d.short = nil // of a domain that may have been booting
-	}
-	d.short = keep(d.short)
 }
 
 // ask notes a question about the domain; the returned function notes that libvirt has answered it.

@@ -339,8 +339,14 @@ func TestDirtyMeans(t *testing.T) {
 		{longWindow, 2, 3},
 		{shortWindow, 3, 3},
 		{longWindow, 3, 4},
-		{shortWindow, 5, 4},
-		{longWindow, 5, 6},
+		// Those soon after the first may be of its boot too.
+		{shortWindow, 7, 4},
+		{longWindow, 7, 8},
+		{shortWindow, 8, 8},
+		{longWindow, 8, 9},
+		{shortWindow, 9, 9},
+		{longWindow, 9, 10},
+		{shortWindow, 11, 10},
 	} {
 		if n > 0 {
 			gap := early
@@ -361,6 +367,16 @@ func TestDirtyMeans(t *testing.T) {
 		if short.Rate != want.short || (long == nil) != (want.long < 0) || long != nil && long.Rate != want.long {
 			t.Errorf("sample %d: %+v and %+v, want %v and %v", n, short, long, want.short, want.long)
 		}
+	}
+	if short, _ := s.latest("a"); short.Times != averaged || !short.At.Equal(start.Add(at)) {
+		t.Errorf("%+v, want the mean of %d at the time of the last", short, averaged)
+	}
+	// After a long time without one the old ones say nothing.
+	at += time.Hour
+	id, window, _ := s.next(start.Add(at))
+	s.put(id, hypervisor.DirtySample{Rate: 100, Window: window, At: start.Add(at)})
+	if _, long := s.latest("a"); window != longWindow || long.Rate != 100 || long.Times != 1 {
+		t.Errorf("%+v over %s, want that of now alone", long, window)
 	}
 }
 

@@ -39,7 +39,8 @@
 // virtual machine and the guest first writes to a huge page, and owes that to the periods that follow: guests with 1 ms
 // in 33 ms were silent for 200 to 360 ms. So while a guest is slowed, the quota of a vCPU that stood still for a whole
 // period (two at ticks, where a vCPU runs over as a rule) is set anew, which forgives its debt: it stands still for little
-// more than that then, and has had more than its share, which shows in the dirty rate.
+// more than that then, and has had more than its share, which shows in the dirty rate. For the same reason a quota is set
+// anew once the vCPU has spent it on page faults of its thread (refund.go).
 //
 // Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 1 to 5 ms, by use,
 // and periods make the share: shares within 0.03 of what was asked from 0.03 to 0.8, silences of one period less one
@@ -58,6 +59,6 @@
 //
 // The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
 // throttle.go (Throttler, Throttle), metronome.go (when there is one), beat_cgo.go (its threads), debt.go (quotas that
-// were overdrawn), usage.go, spool.go,
+// were overdrawn), refund.go (and those spent on the host's work), usage.go, spool.go,
 // recover.go, guard.go (the watchdog's parent), watchdog.go (the watchdog).
 package throttle

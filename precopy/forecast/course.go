@@ -18,7 +18,7 @@ const (
 	// LeastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the end: what
 	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
 	LeastShare = 0.15
-	// MostShare is what it is not slowed for where that is the least that it can be left.
+	// MostShare is the share that a guest must be able to be brought below to be slowed at all.
 	MostShare = 0.9
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
 	// migration's time that may be lost, where the guest would converge without being slowed; Unsure is that share
@@ -176,11 +176,12 @@ func (k *known) sending(pause time.Duration) time.Duration {
 // slowed finds the least slowing of the guest that ends about as soon as the most does; false when it
 // is not allowed, or no use.
 func (k *known) slowed(at circumstances, try func(share float64) model.Forecast) (f model.Forecast, share float64, ok bool) {
-	if at.intent.MaxSlowdown <= 0 || k.floor > MostShare {
+	floor := k.floor(at.intent.MaxPause)
+	if at.intent.MaxSlowdown <= 0 || floor > MostShare {
 		return f, 1, false
 	}
-	f, share = try(k.floor), k.floor
-	for s := 0.7; s > k.floor && f.Converges; s -= 0.1 {
+	f, share = try(floor), floor
+	for s := 0.7; s > floor && f.Converges; s -= 0.1 {
 		if m := try(s); m.Converges && lost(m, s) <= lost(f, share) && m.Duration <= f.Duration*5/4 {
 			return m, s, true
 		}
@@ -206,7 +207,7 @@ func (k *known) advice(b, drain hypervisor.BytesPerSecond, floor hypervisor.Byte
 	promise := k.sending(at.intent.MaxPause)
 	text := fmt.Sprintf("it dirties memory at %s, in a working set of %s, and the link gives %s: it would take a pause of about %s, or about %s of bandwidth",
 		k.growth.Rate, k.growth.Set, b, (k.switchover + drain.Time(floor)).Round(10*time.Millisecond), k.enough(promise))
-	if share := k.growth.Share(drain, promise); share >= k.floor && share < 1 && at.intent.MaxSlowdown > 0 {
+	if share := k.growth.Share(drain, promise); share >= k.floor(at.intent.MaxPause) && share < 1 && at.intent.MaxSlowdown > 0 {
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
 	}
 	return text

@@ -50,13 +50,14 @@ const (
 
 // Sending is the part of a pause that a downtime limit bounds, of a guest that is slowed or not: what the rest of
 // it leaves. Where that seems to leave less, a fifth of it, if libvirt's part of the rest leaves that: the other parts are
-// seldom at their most together. An eighth of it at least.
+// seldom at their most together. A third of a slowed guest's: what is left then is what it wrote in its last piece of
+// CPU time, so that it was not silent for long before. An eighth of it at least.
 func Sending(pause, switchover time.Duration, slowed bool) time.Duration {
-	rest := switchover + Beyond
+	rest, part := switchover+Beyond, pause/5
 	if slowed {
-		rest += Braked
+		rest, part = rest+Braked, pause/3
 	}
-	return max(pause-rest, min(pause/5, pause-switchover), pause/8, time.Millisecond)
+	return max(pause-rest, min(part, pause-switchover), pause/8, time.Millisecond)
 }
 
 // MostPacked is how many bytes of dirtied memory one on the link is taken to stand for, at most: a limit makes
@@ -75,7 +76,7 @@ type known struct {
 	setup, switchover time.Duration
 	share             float64                   // of the cap that is carried
 	bound             hypervisor.BytesPerSecond // of one plain stream; 0 if the cap binds
-	floor             float64                   // of the share that the guest can be slowed to
+	atSecond          float64                   // the least share that the guest can be slowed to where a second's pause is promised
 }
 
 // source is what the growth was taken from.
@@ -102,15 +103,17 @@ func know(in Input) *known {
 	k.bound = medianOf(k.receipts, 0, func(r Receipt) (hypervisor.BytesPerSecond, bool) {
 		return r.Achieved, r.Strategy == plain && r.Achieved > 0 && carried(r) < boundBelow
 	})
-	k.floor = max(LeastShare, medianOf(k.receipts, 0, func(r Receipt) (float64, bool) {
-		if r.Floor >= 1 {
-			return 1, true // it can't be slowed
-		}
-		// A silence is for a fixed piece of CPU time: twice the pause is half the share.
-		return min(1, r.Floor*float64(r.Intent.MaxPause)/float64(max(in.Intent.MaxPause, 1))), r.Floor > 0
-	}))
+	k.atSecond = medianOf(k.receipts, 0, func(r Receipt) (float64, bool) {
+		return r.FloorShare * r.Intent.MaxPause.Seconds(), r.FloorShare > 0 && r.FloorShare < 1
+	})
 	k.grow()
 	return k
+}
+
+// floor is the least share that the guest can be slowed to where so long a pause is promised: a silence is for a fixed
+// piece of CPU time, so that twice the pause is half the share.
+func (k *known) floor(pause time.Duration) float64 {
+	return min(1, max(LeastShare, k.atSecond/max(pause.Seconds(), 0.001)))
 }
 
 // carried is the share of the cap that the receipt's stream carried; 0 when it is not known.
@@ -146,9 +149,10 @@ func (k *known) grow() {
 	}
 	if k.Basis.Dirty != nil {
 		k.source = fromSample
-		k.samples = []model.Sample{window(k.Basis.Dirty)}
-		if k.DirtyLong != nil {
-			k.samples = append(k.samples, window(k.DirtyLong))
+		for _, s := range []*hypervisor.DirtySample{k.Basis.Dirty, k.DirtyLong} {
+			if s != nil && s.Rate > 0 {
+				k.samples = append(k.samples, window(s))
+			}
 		}
 		k.growth, _, _ = model.Fit(k.samples, k.Memory) // no growth when they saw nothing
 		return

@@ -50,8 +50,9 @@ type Receipt struct {
 	// of its CPU use that the guest was left at any time (1 when it was never throttled).
 	Slowdown   float64 `json:"slowdown,omitempty"`
 	LeastShare float64 `json:"least_share,omitempty"`
-	// Floor is the least share that it could have been left with silences within the Intent.
-	Floor float64 `json:"floor,omitempty"`
+	// FloorShare is the least share that it could have been left with silences within the Intent; 0 where it could not be
+	// slowed, or that is not known.
+	FloorShare float64 `json:"floor_share,omitempty"`
 	// Waited is the time by which it took longer for sending less than Bandwidth by order: others were on the
 	// links. It is not in Seconds.
 	Waited time.Duration `json:"waited,omitempty"`
@@ -96,7 +97,7 @@ type Intent struct {
 type Basis struct {
 	// Resident is what the domain held of its host's memory.
 	Resident hypervisor.Bytes `json:"resident,omitempty"`
-	// Dirty is the newest dirty-rate sample over a short window; nil when none was taken.
+	// Dirty is what the newest dirty-rate samples over a short window say; nil when none was taken.
 	Dirty *hypervisor.DirtySample `json:"dirty,omitempty"`
 	// DirtyAge is how old it was.
 	DirtyAge time.Duration `json:"dirty_age,omitempty"`

@@ -111,7 +111,7 @@ func Slowest(samples []Sample, total hypervisor.Bytes, tolerance float64) (g Gro
 	}
 	most, slowest, fastest := hypervisor.Bytes(0), math.Inf(1), 0.0
 	for _, s := range use {
-		most = max(most, s.Dirtied)
+		most = max(most, hypervisor.Bytes(float64(s.Dirtied)*math.Exp(-2*s.Error))) // at least, nearly for sure
 		slowest = min(slowest, float64(s.Dirtied)/s.Window.Seconds())
 		fastest = max(fastest, float64(s.Dirtied)/s.Window.Seconds())
 	}

@@ -199,3 +199,24 @@ func TestFitOfSaturatedWindowsIsTheSlowest(t *testing.T) {
 		t.Errorf("%+v: want a slow growth that fills the set in 20 s", g)
 	}
 }
+
+// A sample that errs is outweighed by passes that do not, also where it saw more than there is: of a load that comes and
+// goes it shows one side only.
+func TestFitWeighsSamples(t *testing.T) {
+	passes := []Sample{{Window: 12400 * time.Millisecond, Dirtied: 165 * mib}, {Window: 7900 * time.Millisecond, Dirtied: 140 * mib}}
+	for _, tc := range []struct {
+		name    string
+		sampled Sample
+		low     hypervisor.BytesPerSecond // MiB/s
+		high    hypervisor.BytesPerSecond
+	}{
+		{"exact", Sample{Window: time.Second, Dirtied: 67 * mib}, 65, 120},
+		{"erring", Sample{Window: time.Second, Dirtied: 67 * mib, Error: 0.5}, 25, 45},
+		{"too much", Sample{Window: time.Second, Dirtied: 400 * mib, Error: 0.7}, 25, 60},
+	} {
+		g, spread, ok := Fit(append([]Sample{tc.sampled}, passes...), 512*mib)
+		if rate := g.Rate / hypervisor.BytesPerSecond(mib); !ok || rate < tc.low || rate > tc.high {
+			t.Errorf("%s: %+v, spread %.2f, want %d to %d MiB/s", tc.name, g, spread, tc.low, tc.high)
+		}
+	}
+}

@@ -38,6 +38,8 @@ const (
 	samples = 6 // passes that the growth is fitted to
 	// remembered is the relative error of what earlier migrations have shown of the growth.
 	remembered = 0.1
+	// mostSlowdown is the most that a class may allow.
+	mostSlowdown = 0.95
 	// scatter is the relative error from which passes are taken not to follow one growth.
 	scatter = 0.2
 	xbzrle  = "xbzrle"
@@ -85,8 +87,10 @@ type Controller struct {
 	pause          time.Duration    // the sending in the pause that the limit was raised to
 	lost           time.Duration    // guest work lost to being slowed
 	least          float64          // share
+	possible       float64          // the least share that it could be brought to when that was last known; 0 is not
 	adopted        bool             // from its middle on
 	blind          bool             // nothing is known of how the present pass began
+	warming        bool             // the guest was not slowed as much as it is to be when the present pass began
 	hoped          bool             // slowing was tried on a hopeful guess
 	beyond         time.Duration    // Elapsed since when the limit is above the promise; 0 while it is not
 	landing        int              // the pass in which the guest was slowed; 0 when it is not
@@ -166,7 +170,7 @@ func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
 		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
 		Memory: c.prev.MemTotal, FirstPass: c.first, FirstWhole: c.firstWhole, Setup: c.prev.Setup,
-		LeastShare: c.least, Floor: c.prev.Least, Limit: c.limit, Waited: c.waited,
+		LeastShare: c.least, FloorShare: c.possible, Limit: c.limit, Waited: c.waited,
 	}
 	if c.allowed > 0 && c.allowed < c.start.Bandwidth {
 		// Of a part of the link, what it would have carried of the whole.
@@ -223,7 +227,7 @@ func (c *Controller) Step(r Reading) Decision {
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
-		// A plan that is kept never comes here: the pass takes far longer than was thought.
+		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
 		c.share, c.landing, c.braked = 1, 0, nil
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
@@ -424,7 +428,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtCeiling, Text: fmt.Sprintf("passes no longer leave less: pause limit raised to %s", c.limit.Round(time.Millisecond))}
 		}
 	}
-	if fits && len(c.seen) < 3 && !c.decides(r) && c.mayDo(r, hopeful) {
+	if fits && len(c.seen) < 3 && c.mayDo(r, hopeful) {
 		// One or two passes do not tell so exactly.
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at about %s, which may just be sent: another pass will tell", g.Rate)}
 	}
@@ -444,7 +448,7 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 		return true
 	}
 	p, ok := c.slowed(g)
-	return ok && c.intime(r, p)
+	return ok && !c.decides(r) && c.intime(r, p)
 }
 
 // decides reports whether there is no later beginning of a pass to give up at in good time.
@@ -517,7 +521,7 @@ func (c *Controller) advice() string {
 	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
 		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
 	p, ok := c.slowed(g)
-	if it := float64(c.lost+p.lost) / (reserve * float64(c.prevAt+p.Duration)); ok && it > c.start.MaxSlowdown && it < 1 {
+	if it := float64(c.lost+p.lost) / (reserve * float64(c.prevAt+p.Duration)); ok && it > c.start.MaxSlowdown && it <= mostSlowdown && c.prevAt+p.Duration <= c.budget() {
 		return text + fmt.Sprintf(", or a max_slowdown of %.0f %%: the guest would be slowed to %.0f %% of its speed for %s",
 			math.Ceil(100*it), 100*p.share, p.Duration.Round(time.Second))
 	}

@@ -384,6 +384,33 @@ func TestNearlyThere(t *testing.T) {
 	t.Error("it was slowed for longer than the intent allows, or not at all")
 }
 
+// TestWarmingUp is of a guest that has just been slowed, and not as much yet as it is to be: what it does until then is no
+// reason to slow it more, nor to let it go, and is not what a slowed guest does. How far it could be slowed is learned.
+func TestWarmingUp(t *testing.T) {
+	g := newFastGuest(0.2)
+	g.c = tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.2, Budget: 75 * time.Second,
+		Bandwidth: mbit200, Memory: 384 * mib, Prior: forecast.Prior{Growth: model.Growth{Set: 30 * mib, Rate: 60 * hypervisor.BytesPerSecond(mib)}},
+	})
+	for g.c.Share() == 1 && g.r.Round < 20 {
+		g.pass(30 * mib)
+	}
+	asked := g.c.Share()
+	g.r.Share, g.r.Warming = min(1, 2*asked), true
+	for range 1 {
+		if d := g.pass(28 * mib); d.Reason != tune.Slowing || g.c.Share() != asked {
+			t.Errorf("warming up: %s, share %.2f of %.2f", d.Text, g.c.Share(), asked)
+		}
+	}
+	g.r.Share, g.r.Warming, g.r.Least = asked, false, 1
+	if d := g.pass(12 * mib); d.Reason != tune.Slowing {
+		t.Errorf("then: %s", d.Text)
+	}
+	if r := g.c.Learned(); r.FloorShare != 0.2 {
+		t.Errorf("learned that it can be slowed to %v", r.FloorShare)
+	}
+}
+
 // TestSweepIsGivenUpEarly is of guests that are slowed to a third at most: one that rewrites a small set is, and one that
 // sweeps over a large one, which would take longer than the intent allows, is given up within a quarter of the budget.
 func TestSweepIsGivenUpEarly(t *testing.T) {

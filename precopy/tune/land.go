@@ -24,10 +24,10 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 	// It need not be slowed more than it takes to end almost as soon, at clearly less of a loss.
 	for share := 0.7; share > least; share -= 0.1 {
 		if m := c.try(g, share, p.pause); m.Converges && float64(m.lost) <= clearly*float64(p.lost) && m.Duration <= p.Duration*5/4 {
-			return c.leastPause(g, m), true
+			return m, true
 		}
 	}
-	return c.leastPause(g, p), p.Converges
+	return p, p.Converges
 }
 
 func (c *Controller) slow(r Reading, p plan) Decision {
@@ -56,6 +56,10 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
 		p = c.try(seen, 1, promise)
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
+	}
+	if r.Warming || r.Share == 1 && r.Elapsed-c.raised < 2*patience {
+		// It is not slowed as it is to be by now: what could not be set is tried again.
+		return c.slowing(c.try(g, c.share, promise))
 	}
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.

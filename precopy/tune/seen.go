@@ -30,6 +30,9 @@ func (c *Controller) note(r Reading) {
 		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.start.Bandwidth)) * float64(step))
 	}
 	c.least = min(c.least, share)
+	if r.Least > 0 && r.Least < 1 {
+		c.possible = r.Least
+	}
 	c.highest = max(c.highest, r.DirtyRate)
 	defer func() { c.prev, c.prevAt = r, r.Elapsed }()
 	if r.MemTotal == 0 {
@@ -116,7 +119,7 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	if ran > 0 && c.round > 0 && !c.blind && known {
 		if c.landing > 0 {
 			// How much a slowed guest really dirties only a whole pass at that speed tells.
-			if c.round > c.landing {
+			if c.round > c.landing && !c.warming {
 				c.braked = keep(c.braked, model.Sample{Window: max(sync-c.began, time.Millisecond) / time.Duration(passes), Dirtied: size})
 			}
 		} else {
@@ -126,7 +129,7 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 		}
 	}
 	c.sizes = keep(c.sizes, size)
-	c.blind = c.round == 0
+	c.blind, c.warming = c.round == 0, r.Warming || share == 1
 	c.round, c.began, c.size = r.Round, sync, size
 	c.ran = time.Duration(share * float64(since))
 }

@@ -38,6 +38,8 @@ type Reading struct {
 	Share float64
 	// Silence is how long the guest may be silent at a time for being slowed as it is; 0 when it is not.
 	Silence time.Duration
+	// Warming says that it is to be slowed more than it is by now.
+	Warming bool
 	// Least is the smallest share that it can be brought to now while its silences stay well within the promised pause; 1
 	// when it can't be slowed.
 	Least float64

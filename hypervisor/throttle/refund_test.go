@@ -1,0 +1,98 @@
+package throttle
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestRefundIsDue(t *testing.T) {
+	const period = 48 * ms
+	type look struct {
+		at, cpu time.Duration
+		faults  uint64
+		wants   bool
+		want    bool
+	}
+	first := look{0, 0, 7, true, false}
+	for name, looks := range map[string][]look{
+		"no faults":             {first, {6 * ms, ms, 7, true, false}, {12 * ms, ms, 7, true, false}},
+		"a piece with faults":   {first, {6 * ms, ms, 9, true, false}, {12 * ms, ms, 9, true, true}, {18 * ms, ms, 9, true, false}},
+		"seen in two parts":     {first, {6 * ms, ms, 9, true, false}, {12 * ms, 2 * ms, 9, true, false}, {18 * ms, 2 * ms, 9, true, true}},
+		"it has nothing to do":  {first, {6 * ms, ms, 9, false, false}, {12 * ms, ms, 9, false, false}, {18 * ms, ms, 9, true, false}},
+		"faults of long before": {first, {6 * ms, ms, 9, true, false}, {12 * ms, ms, 9, false, false}, {54 * ms, 2 * ms, 9, true, false}, {60 * ms, 2 * ms, 9, true, false}},
+	} {
+		var r refund
+		began := time.Now()
+		for _, l := range looks {
+			if got := r.due(l.cpu, l.faults, l.wants, began.Add(l.at), period); got != l.want {
+				t.Errorf("%s: at %s: %t, want %t", name, l.at, got, l.want)
+			}
+		}
+	}
+}
+
+// A guest that has faults all the time is slowed too: after a few pieces it gets a quarter more than its quota.
+func TestRefundsAreFew(t *testing.T) {
+	const period = 48 * ms
+	var r refund
+	now, cpu, faults, due := time.Now(), time.Duration(0), uint64(0), 0
+	for range 4 * 100 { // twelve looks in each of a hundred periods, a piece spent by every third
+		for _, spends := range []bool{true, false, false} {
+			if spends {
+				cpu, faults = cpu+ms, faults+1
+			}
+			if r.due(cpu, faults, true, now, period) {
+				due++
+			}
+			now = now.Add(period / 12)
+		}
+	}
+	if due < 25 || due > 25+mostRefunds {
+		t.Errorf("%d refunds in 100 periods, want about %v", due, 100*refundPart)
+	}
+}
+
+// The quota of a vCPU that had page faults while it spent the last one is set anew, for each vCPU by itself.
+func TestRefund(t *testing.T) {
+	tr := newTree(t, nil)
+	th := tr.throttler(&fakeKeeper{})
+	faults := func(vcpu, n int) {
+		tr.put(fmt.Sprintf("proc/%d/task/%d/stat", qemuPID, qemuPID+1+vcpu), fmt.Sprintf("1 (CPU %d/TCG) R) R %s%d 0 1 0 0\n", vcpu, strings.Repeat("0 ", 6), n))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		faults(0, 3)
+		faults(1, 3)
+		x := tr.begin(t, th)
+		if err := set(x, 0.1); err != nil { // 5 ms in 50 ms
+			t.Fatal(err)
+		}
+		writes := map[string]int{}
+		tr.onWrite = func(g group, b Bandwidth) error {
+			if want := (Bandwidth{5 * ms, 50 * ms}); b != want {
+				t.Errorf("%v is written, want %v", b, want)
+			}
+			writes[g.dir]++
+			return nil
+		}
+		for n := range 3 {
+			time.Sleep(20 * ms)
+			synctest.Wait()
+			tr.spent++
+			tr.counters(0, time.Duration(n+1)*5*ms, 0)
+			tr.counters(1, time.Duration(n+1)*5*ms, 0)
+			faults(0, 4+n)
+			time.Sleep(30 * ms)
+			synctest.Wait()
+		}
+		if writes[tr.dir(0)] != 3 || writes[tr.dir(1)] != 0 {
+			t.Errorf("writes: %v", writes)
+		}
+		tr.onWrite = nil
+		if err := x.End(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
