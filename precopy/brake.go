@@ -176,5 +176,5 @@ func (b *brake) release() {
 			b.log.Info("the guest's CPU quota is given back")
 		}(b.th)
 	}
-	b.th, b.share, b.asked = nil, 1, 1
+	b.th, b.share, b.asked, b.silence, b.warm = nil, 1, 1, 0, time.Time{}
 }

@@ -22,8 +22,8 @@ const (
 	// averaged is how many samples are told as one: QEMU looks at 512 pages of each GiB, of which a second's writes have
 	// hit a few, and loads come and go.
 	averaged = 3
-	// oldest is how many periods old one may be for that: they take turns.
-	oldest = 2*averaged - 1
+	// oldest is how old one may be for that, at the time of the newest.
+	oldest = 15 * time.Minute
 )
 
 // dirtySampler has QEMU estimate the dirty rates of idle domains, one domain at a time and each at
@@ -171,7 +171,7 @@ func (s *dirtySampler) put(id hypervisor.DomainID, sample hypervisor.DirtySample
 	now := dirtySample{sample, rank(d.times)}
 	keep := func(list []dirtySample) []dirtySample {
 		list = slices.DeleteFunc(list, func(old dirtySample) bool {
-			return old.rank < now.rank || now.At.Sub(old.At) > oldest*s.period
+			return old.rank < now.rank || now.At.Sub(old.At) > oldest
 		})
 		list = append(list, now)
 		return list[max(0, len(list)-averaged):]

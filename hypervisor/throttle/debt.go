@@ -86,8 +86,8 @@ func (th *Throttle) forgive(stop <-chan struct{}, accounts []account) (next time
 		}
 		now, a := time.Now(), &accounts[i]
 		owes := a.indebted(u, now, most)
-		faults, wants, err := th.t.kernel.faults(th.process.PID, g.thread)
-		owed := err == nil && a.due(u.CPU, faults, wants, now, b.Period)
+		faults, state, err := th.t.kernel.faults(th.process.PID, g.thread)
+		owed := err == nil && a.due(u.CPU, faults, state, now, b.Period)
 		if !owes && !owed {
 			continue
 		}

@@ -17,7 +17,7 @@ const (
 	// mostRefunds is how many pieces may be given again one after another, and refundPart how many in each period in the
 	// long run: a guest that gets new memory all the time shall be slowed too.
 	mostRefunds = 4
-	refundPart  = 0.25
+	refundPart  = 0.1
 )
 
 // refund is what a vCPU is owed of the pieces that it spent.
@@ -30,40 +30,47 @@ type refund struct {
 }
 
 // due reports whether the vCPU, which has had so many faults and used so much CPU time, stands still for having spent a
-// piece that is to be given again. wants says that it could run.
-func (r *refund) due(cpu time.Duration, faults uint64, wants bool, now time.Time, period time.Duration) bool {
+// piece that is to be given again. state is its thread's.
+func (r *refund) due(cpu time.Duration, faults uint64, state byte, now time.Time, period time.Duration) bool {
 	if r.at.IsZero() {
 		*r = refund{at: now, cpu: cpu, faults: faults, credit: mostRefunds}
 		return false
 	}
 	r.credit = min(mostRefunds, r.credit+refundPart*now.Sub(r.at).Seconds()/period.Seconds())
 	owed, stands := r.owed || faults != r.faults, cpu == r.cpu
-	r.at, r.cpu, r.faults, r.owed = now, cpu, faults, owed && !stands
-	if !owed || !stands || !wants || r.credit < 1 {
-		return false
+	r.at, r.cpu, r.faults = now, cpu, faults
+	due := owed && stands && state == runnable && r.credit >= 1
+	r.owed = owed && (!stands || state == waiting)
+	if due {
+		r.credit--
 	}
-	r.credit--
-	return true
+	return due
 }
 
-// faults returns how many page faults the thread has had, and whether it runs or could.
-func (k kernel) faults(pid, thread int) (n uint64, wants bool, err error) {
+// States of a thread, of those in proc_pid_stat(5): it runs or could, and it waits for a fault's page.
+const (
+	runnable = 'R'
+	waiting  = 'D'
+)
+
+// faults returns how many page faults the thread has had, and its state.
+func (k kernel) faults(pid, thread int) (n uint64, state byte, err error) {
 	file := k.path(pid, "task", strconv.Itoa(thread), "stat")
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // the name may hold anything
-	const state, minor, major = 0, 7, 9
+	const minor, major = 7, 9                                       // after the state
 	if len(fields) <= major {
-		return 0, false, fmt.Errorf("%s: too short", file)
+		return 0, 0, fmt.Errorf("%s: too short", file)
 	}
 	for _, f := range []int{minor, major} {
 		x, err := strconv.ParseUint(string(fields[f]), 10, 64)
 		if err != nil {
-			return 0, false, fmt.Errorf("%s: %w", file, err)
+			return 0, 0, fmt.Errorf("%s: %w", file, err)
 		}
 		n += x
 	}
-	return n, string(fields[state]) == "R", nil
+	return n, fields[0][0], nil
 }

@@ -259,9 +259,15 @@ func (th *Throttle) set(share float64) error {
 				plans, effective = th.plans(share)
 			}
 		}
+		if th.inForce == nil {
+			th.inForce = slices.Clone(th.originals)
+		}
 		var errs []error
 		for i, g := range th.groups {
-			errs = append(errs, g.write(th.t.kernel.write, plans[i]))
+			err := g.write(th.t.kernel.write, plans[i])
+			if errs = append(errs, err); err == nil {
+				th.inForce[i] = plans[i] // also if another can't be written
+			}
 		}
 		if err := errors.Join(errs...); err != nil {
 			if !th.t.kernel.lives(th.process) {

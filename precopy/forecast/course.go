@@ -21,12 +21,11 @@ const (
 	// MostShare is the share that a guest must be able to be brought below to be slowed at all.
 	MostShare = 0.9
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
-	// migration's time that may be lost, where the guest would converge without being slowed; Unsure is that share
-	// before enough passes were seen. For less than Little a guest is not slowed: its last silence adds to the pause.
+	// migration's time that may be lost, where the guest would converge without being slowed. For less than Little a
+	// guest is not slowed: its last silence adds to the pause.
 	Little = 1500 * time.Millisecond
 	Worth  = 3
-	Spare  = 0.25
-	Unsure = 0.05
+	Spare  = 0.06
 
 	judged = 2 // passes after the first that it watches before it pays
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
@@ -120,19 +119,19 @@ func (k *known) play(c candidate, at circumstances) course {
 				break
 			}
 		}
-		worth := func(f model.Forecast, spare float64) (model.Forecast, float64, bool) {
+		worth := func(f model.Forecast) (model.Forecast, float64, bool) {
 			s, share, ok := k.slowed(at, slow)
 			saved := f.Duration - s.Duration
 			return s, share, ok && saved >= max(Little, time.Duration(Worth*float64(lost(s, share)))) &&
-				lost(s, share).Seconds() <= min(spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
+				lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
 		}
-		if s, share, ok := worth(f, Unsure); ok {
+		if s, share, ok := worth(f); ok {
 			return landSlowed(s, share)
 		}
 		if f.Rounds > judged {
 			first := out
 			watch()
-			if s, share, ok := worth(try(rest, 1, promise), Spare); ok {
+			if s, share, ok := worth(try(rest, 1, promise)); ok {
 				return landSlowed(s, share)
 			}
 			out = first
@@ -207,7 +206,7 @@ func (k *known) advice(b, drain hypervisor.BytesPerSecond, floor hypervisor.Byte
 	promise := k.sending(at.intent.MaxPause)
 	text := fmt.Sprintf("it dirties memory at %s, in a working set of %s, and the link gives %s: it would take a pause of about %s, or about %s of bandwidth",
 		k.growth.Rate, k.growth.Set, b, (k.switchover + drain.Time(floor)).Round(10*time.Millisecond), k.enough(promise))
-	if share := k.growth.Share(drain, promise); share >= k.floor(at.intent.MaxPause) && share < 1 && at.intent.MaxSlowdown > 0 {
+	if share := k.growth.Share(drain, Sending(at.intent.MaxPause, k.switchover, true)); share >= k.floor(at.intent.MaxPause) && share < 1 && at.intent.MaxSlowdown > 0 {
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)
 	}
 	return text

@@ -115,12 +115,14 @@ func Slowest(samples []Sample, total hypervisor.Bytes, tolerance float64) (g Gro
 		slowest = min(slowest, float64(s.Dirtied)/s.Window.Seconds())
 		fastest = max(fastest, float64(s.Dirtied)/s.Window.Seconds())
 	}
-	total = max(total, most+most/8+1)
 	if len(use) == 1 {
+		total = max(total, use[0].Dirtied+use[0].Dirtied/8+1)
 		set := float64(total)
-		rate := -set / use[0].Window.Seconds() * math.Log1p(-float64(most)/set)
+		rate := -set / use[0].Window.Seconds() * math.Log1p(-float64(use[0].Dirtied)/set)
 		return Growth{Set: total, Rate: hypervisor.BytesPerSecond(rate)}, 0, true
 	}
+	most = max(most, 1)
+	total = max(total, most+most/8+1)
 	type fit struct {
 		Growth
 		misfit float64

@@ -219,4 +219,11 @@ func TestFitWeighsSamples(t *testing.T) {
 			t.Errorf("%s: %+v, spread %.2f, want %d to %d MiB/s", tc.name, g, spread, tc.low, tc.high)
 		}
 	}
+	// Of one sample alone nothing is taken off for its error.
+	if g, _, ok := Fit([]Sample{{Window: time.Second, Dirtied: 16 * mib, Error: 0.35}}, 512*mib); !ok || g.Dirtied(time.Second) < 15*mib {
+		t.Errorf("one sample: %+v", g)
+	}
+	if _, _, ok := Fit([]Sample{{Window: time.Second, Dirtied: 1, Error: 1}, {Window: 5 * time.Second, Dirtied: 1, Error: 1}}, 0); !ok {
+		t.Error("two of hardly anything: no fit")
+	}
 }

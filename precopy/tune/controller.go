@@ -94,7 +94,8 @@ type Controller struct {
 	hoped          bool             // slowing was tried on a hopeful guess
 	beyond         time.Duration    // Elapsed since when the limit is above the promise; 0 while it is not
 	landing        int              // the pass in which the guest was slowed; 0 when it is not
-	landed         hypervisor.Bytes // what that began with
+	landed         hypervisor.Bytes // what was left when it began to be slowed
+	slowedAt       time.Duration    // Elapsed then
 	raised         time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
 	highest        hypervisor.BytesPerSecond
 	present        Decision
@@ -228,7 +229,7 @@ func (c *Controller) Step(r Reading) Decision {
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
 		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
-		c.share, c.landing, c.braked = 1, 0, nil
+		c.letGo()
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
@@ -323,7 +324,8 @@ func (c *Controller) overdue(r Reading, easy plan) bool {
 
 // sharing waits for more bandwidth.
 func (c *Controller) sharing() Decision {
-	c.share, c.landing, c.braked, c.stuck, c.due = 1, 0, nil, 0, 0
+	c.letGo()
+	c.stuck, c.due = 0, 0
 	return Decision{Reason: Sharing, Text: fmt.Sprintf("it has %s of the link, and waits for more of it", c.allowed)}
 }
 
@@ -366,14 +368,10 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	spare := forecast.Spare
-	if len(c.seen) < 3 {
-		spare = forecast.Unsure // what was known before may be of a load that comes and goes
-	}
 	pays := func(p plan) bool {
 		saved := easy.Duration - p.Duration
 		return saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
-			float64(c.lost+p.lost) <= min(spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
+			float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
 	if p, ok := c.slowed(g); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)
@@ -444,7 +442,7 @@ func waiting(g model.Growth, p plan, whole time.Duration) Decision {
 
 // mayDo reports whether a guest that writes so would let it end, by itself or slowed later on.
 func (c *Controller) mayDo(r Reading, g model.Growth) bool {
-	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() {
+	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() && (!c.decides(r) || len(c.sizes) <= 3) {
 		return true
 	}
 	p, ok := c.slowed(g)
@@ -497,7 +495,7 @@ func (c *Controller) giveUp(r Reading, g model.Growth) Decision {
 	if p := c.try(g, 1, c.sending(c.start.MaxPause)); c.landing == 0 && c.stuck == r.Elapsed && p.Converges && r.Elapsed+p.Duration <= c.budget() {
 		return Decision{Reason: AtPromise, Text: "this pass did not leave less to send, although others do: another pass will tell"}
 	}
-	c.share, c.landing, c.braked = 1, 0, nil
+	c.letGo()
 	if c.start.PostCopy && c.Strategy().PostCopy {
 		return Decision{Action: StartPostCopy, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: the rest follows after the switch"}
 	}
@@ -525,7 +523,7 @@ func (c *Controller) advice() string {
 		return text + fmt.Sprintf(", or a max_slowdown of %.0f %%: the guest would be slowed to %.0f %% of its speed for %s",
 			math.Ceil(100*it), 100*p.share, p.Duration.Round(time.Second))
 	}
-	switch share := g.Share(b, c.sending(c.start.MaxPause)); {
+	switch share := g.Share(b, forecast.Sending(c.start.MaxPause, c.fixed, true)); {
 	case share >= 1 || share <= 0:
 	case c.start.MaxSlowdown <= 0 || share >= firmest(c.prev):
 		text += fmt.Sprintf(", or the guest slowed to %.0f %% of its speed", 100*share)

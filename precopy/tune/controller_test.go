@@ -378,6 +378,9 @@ func TestNearlyThere(t *testing.T) {
 			if left > 86/4 || g.c.Lost().Seconds() < 0.29*g.r.Elapsed.Seconds() {
 				t.Errorf("at full speed again with %d MiB left, %.1f s lost of %.1f s", left, g.c.Lost().Seconds(), g.r.Elapsed.Seconds())
 			}
+			if most := forecast.Sending(150*time.Millisecond, forecast.Switchover, false); g.c.Limit() > most {
+				t.Errorf("at full speed again with the limit of a slowed guest, %s, want %s at most", g.c.Limit(), most)
+			}
 			return
 		}
 	}
@@ -397,10 +400,8 @@ func TestWarmingUp(t *testing.T) {
 	}
 	asked := g.c.Share()
 	g.r.Share, g.r.Warming = min(1, 2*asked), true
-	for range 1 {
-		if d := g.pass(28 * mib); d.Reason != tune.Slowing || g.c.Share() != asked {
-			t.Errorf("warming up: %s, share %.2f of %.2f", d.Text, g.c.Share(), asked)
-		}
+	if d := g.pass(28 * mib); d.Reason != tune.Slowing || g.c.Share() != asked {
+		t.Errorf("warming up: %s, share %.2f of %.2f", d.Text, g.c.Share(), asked)
 	}
 	g.r.Share, g.r.Warming, g.r.Least = asked, false, 1
 	if d := g.pass(12 * mib); d.Reason != tune.Slowing {

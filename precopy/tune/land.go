@@ -32,16 +32,26 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 
 func (c *Controller) slow(r Reading, p plan) Decision {
 	c.brake(r, p.share)
-	// What a guest at full speed was allowed is too long for one whose silences come on top.
+	// What a guest at full speed was allowed, or found to need, says nothing of one whose silences come on top.
 	c.pause, c.limit = p.pause, c.limitFor(p.pause)
 	return c.slowing(p)
 }
 
 func (c *Controller) brake(r Reading, share float64) {
 	if c.landing == 0 {
-		c.landed = c.size
+		c.landed, c.slowedAt = c.size, r.Elapsed
 	}
 	c.share, c.landing, c.braked, c.raised = share, r.Round, nil, r.Elapsed
+}
+
+// letGo lets the guest run on at full speed. What a slowed one may send in a pause, and is not yet beyond the promise, is
+// too much then.
+func (c *Controller) letGo() {
+	slowed := c.landing > 0
+	c.share, c.landing, c.braked = 1, 0, nil
+	if most := c.sending(c.start.MaxPause); slowed && c.beyond == 0 && c.pause > most {
+		c.pause, c.limit = most, c.limitFor(most)
+	}
 }
 
 func (c *Controller) slowing(p plan) Decision {
@@ -57,7 +67,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		p = c.try(seen, 1, promise)
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
 	}
-	if r.Warming || r.Share == 1 && r.Elapsed-c.raised < 2*patience {
+	if (r.Warming || r.Share == 1) && r.Elapsed-c.slowedAt < 2*patience {
 		// It is not slowed as it is to be by now: what could not be set is tried again.
 		return c.slowing(c.try(g, c.share, promise))
 	}
@@ -70,7 +80,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		// What the guest has lost is lost for nothing once it runs on at full speed: not for a forecast, while so little
 		// is left.
 		if p.Duration > 2*time.Second && c.size > c.landed/nearly {
-			c.share, c.landing, c.braked = 1, 0, nil
+			c.letGo()
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
@@ -82,10 +92,6 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	switch {
 	case last && !(comes && c.affordable(r, p, 1)):
 	case comes || r.Round-c.landing < 4:
-		return c.slowing(p)
-	case c.pause < promise:
-		// A longer pause within the promise costs the guest less than to be slowed more.
-		c.raise(promise)
 		return c.slowing(p)
 	case c.share > firmest(r):
 		c.brake(r, firmest(r))
