@@ -18,6 +18,10 @@ const (
 	// LeastShare is what a slowed guest always keeps of its CPU use. Slowing by more hardly hastens the end: what
 	// is lost is (1-q) R / (B - q w) for a rest R, bandwidth B and dirty rate w.
 	LeastShare = 0.15
+	// Milder is the part of the loss that a milder slowing must keep to, to be preferred, and Longer how many times as
+	// long it may take.
+	Milder = 0.9
+	Longer = 2
 	// MostShare is the share that a guest must be able to be brought below to be slowed at all.
 	MostShare = 0.9
 	// Worth is how many seconds of migration a lost second of guest work must save, and Spare the share of the
@@ -172,8 +176,8 @@ func (k *known) sending(pause time.Duration) time.Duration {
 	return Sending(pause, k.switchover, false)
 }
 
-// slowed finds the least slowing of the guest that ends about as soon as the most does; false when it
-// is not allowed, or no use.
+// slowed finds the least slowing of the guest by which it loses clearly less than by the most, and that does not take far
+// longer; else the most. False when it is not allowed, or no use.
 func (k *known) slowed(at circumstances, try func(share float64) model.Forecast) (f model.Forecast, share float64, ok bool) {
 	floor := k.floor(at.intent.MaxPause)
 	if at.intent.MaxSlowdown <= 0 || floor > MostShare {
@@ -181,7 +185,7 @@ func (k *known) slowed(at circumstances, try func(share float64) model.Forecast)
 	}
 	f, share = try(floor), floor
 	for s := 0.7; s > floor && f.Converges; s -= 0.1 {
-		if m := try(s); m.Converges && lost(m, s) <= lost(f, share) && m.Duration <= f.Duration*5/4 {
+		if m := try(s); m.Converges && float64(lost(m, s)) <= Milder*float64(lost(f, share)) && m.Duration <= Longer*f.Duration {
 			return m, s, true
 		}
 	}

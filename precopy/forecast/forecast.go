@@ -274,6 +274,7 @@ func (k *known) prior(c course) Prior {
 	}
 	for _, r := range k.receipts {
 		p.Ended = p.Ended || r.Done && !strings.HasSuffix(r.Strategy, UsedPostCopy)
+		p.GaveUp = r.gaveUp() && k.change == 1
 		if r.Done && k.change == 1 {
 			p.Limit = r.Limit
 		}

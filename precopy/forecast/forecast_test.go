@@ -404,6 +404,19 @@ func TestForecastProperties(t *testing.T) {
 	})
 }
 
+// That the last migration was given up is told, also after others that ended.
+func TestGivenUpLast(t *testing.T) {
+	done, up := receipt("1", plain, 60, 100), receipt("2", plain, 20, 0)
+	up.Done, up.Code = false, "not-converging"
+	if p := Of(with(done, up)).Prior; !p.GaveUp || !p.Ended {
+		t.Errorf("done, then given up: %+v", p)
+	}
+	done.ID = "3"
+	if p := Of(with(up, done)).Prior; p.GaveUp || !p.Ended {
+		t.Errorf("given up, then done: %+v", p)
+	}
+}
+
 // A guest whose migrations showed a sweep sweeps.
 func TestSweepIsRemembered(t *testing.T) {
 	for _, linear := range []bool{false, true} {

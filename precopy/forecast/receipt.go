@@ -145,6 +145,8 @@ type Prior struct {
 	Receipts int           `json:"receipts,omitempty"`
 	// Ended says that one of them was completed, by pre-copy alone.
 	Ended bool `json:"ended,omitempty"`
+	// GaveUp says that the last of them was given up for want of a way to end it.
+	GaveUp bool `json:"gave_up,omitempty"`
 	// Switchover is the most that the last pauses had besides sending; 0 is not known.
 	Switchover time.Duration `json:"switchover,omitempty"`
 	// First is the bytes sent for each byte in a first pass by the strategy chosen; 0 is 1.

@@ -31,6 +31,8 @@ const (
 	// guess is the part of the budget by which it must be over for a guest that is slowed on a guess of how it writes, and
 	// decided that part where it is decided at the last moment that slowing it will do.
 	guess, decided = 0.8, 0.85
+	// doubted is that part for a guest whose last migration was given up.
+	doubted = 0.6
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
@@ -461,7 +463,9 @@ func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 	budget := c.budget()
 	end := budget - budget/20
 	if c.decides(r) && r.Elapsed <= time.Duration(early*float64(budget)) && !c.start.Prior.Ended {
-		end = time.Duration(decided * float64(budget))
+		if end = time.Duration(decided * float64(budget)); c.start.Prior.GaveUp {
+			end = time.Duration(doubted * float64(budget))
+		}
 	}
 	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
 	pass := max(c.speed().Time(c.size), batch)

@@ -256,19 +256,22 @@ func TestDecidedInGoodTime(t *testing.T) {
 		slowdown float64
 		first    hypervisor.Bytes // sent in the first pass
 		ended    bool
+		gaveUp   bool
 		want     tune.Action
 		advice   string
 	}{
-		"just too fast, early": {fast, 0.4, 0.25, 40 * mib, false, tune.Wait, ""},
-		"just too fast":        {fast, 0.4, 0.25, 320 * mib, false, tune.Abort, "or a max_slowdown of 4"},
-		"just in time":         {sweep, 0.35, 0.3, 320 * mib, false, tune.Abort, "or a max_slowdown of 4"},
-		"just in time, before": {sweep, 0.35, 0.3, 320 * mib, true, tune.Wait, "will be slowed"},
-		"in time":              {sweep, 0.35, 0.5, 320 * mib, false, tune.Wait, ""},
+		"just too fast, early": {fast, 0.4, 0.25, 40 * mib, false, false, tune.Wait, ""},
+		"just too fast":        {fast, 0.4, 0.25, 320 * mib, false, false, tune.Abort, "or a max_slowdown of 4"},
+		"just in time":         {sweep, 0.35, 0.3, 320 * mib, false, false, tune.Abort, "or a max_slowdown of 4"},
+		"just in time, before": {sweep, 0.35, 0.3, 320 * mib, true, false, tune.Wait, "will be slowed"},
+		"given up before":      {sweep, 0.2, 0.3, 320 * mib, false, true, tune.Abort, ""},
+		"not given up before":  {sweep, 0.2, 0.3, 320 * mib, false, false, tune.Wait, ""},
+		"in time":              {sweep, 0.35, 0.5, 320 * mib, false, false, tune.Wait, ""},
 	} {
 		g := newFastGuest(tc.least)
 		g.c = tune.New(tune.Start{
 			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: tc.slowdown, Budget: 75 * time.Second,
-			Bandwidth: mbit200, Memory: 640 * mib, Prior: forecast.Prior{Growth: tc.growth, Ended: tc.ended},
+			Bandwidth: mbit200, Memory: 640 * mib, Prior: forecast.Prior{Growth: tc.growth, Ended: tc.ended, GaveUp: tc.gaveUp},
 		})
 		g.r.MemTotal, g.r.MemRemaining = 640*mib, tc.first
 		if d := g.pass(tc.growth.Dirtied(14 * time.Second)); d.Action != tc.want || !strings.Contains(d.Text, tc.advice) {
@@ -409,6 +412,40 @@ func TestWarmingUp(t *testing.T) {
 	}
 	if r := g.c.Learned(); r.FloorShare != 0.2 {
 		t.Errorf("learned that it can be slowed to %v", r.FloorShare)
+	}
+}
+
+// TestSlowedMildlyIfThatCostsLess is of guests that sweep over their memory, and are to be slowed: one that writes more slowly
+// than the link takes it loses less for being slowed a little for longer, one that writes faster for being slowed much.
+func TestSlowedMildlyIfThatCostsLess(t *testing.T) {
+	const least = 0.28
+	for _, tc := range []struct {
+		rate   hypervisor.Bytes // dirtied per second, where the link takes 42 MiB
+		budget time.Duration
+		mildly bool
+	}{{36 * mib, time.Hour, true}, {36 * mib, 40 * time.Second, false}, {70 * mib, time.Hour, false}} {
+		c := tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, MaxSlowdown: 0.5, Budget: tc.budget, Memory: 600 * mib,
+			Prior: forecast.Prior{Growth: model.Growth{Set: 250 * mib, Rate: hypervisor.BytesPerSecond(tc.rate), Linear: true}},
+		})
+		r := tune.Reading{Least: least, JobStats: hypervisor.JobStats{MemTotal: 600 * mib, MemRemaining: 400 * mib, Round: 1}}
+		dirtied := hypervisor.Bytes(0)
+		for c.Share() == 1 && r.Elapsed < 3*time.Minute {
+			sent := 42 * mib / 10
+			r.Elapsed += 100 * time.Millisecond
+			r.MemProcessed += sent
+			dirtied = min(dirtied+tc.rate/10, 250*mib)
+			if r.MemRemaining -= sent; r.MemRemaining <= 0 {
+				r.MemRemaining, r.Round, dirtied = dirtied, r.Round+1, 0
+			}
+			r.Share = 1
+			if d := c.Step(r); d.Action != tune.Wait {
+				t.Fatalf("%s: %s", r.Elapsed, d.Text)
+			}
+		}
+		if s := c.Share(); s == 1 || s > least+0.01 != tc.mildly {
+			t.Errorf("%d MiB/s, %s: slowed to %.2f after %s", tc.rate/mib, tc.budget, s, r.Elapsed)
+		}
 	}
 }
 

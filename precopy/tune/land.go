@@ -21,9 +21,11 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 		return plan{}, false
 	}
 	p := c.try(g, least, forecast.Sending(c.start.MaxPause, c.fixed, true))
-	// It need not be slowed more than it takes to end almost as soon, at clearly less of a loss.
-	for share := 0.7; share > least; share -= 0.1 {
-		if m := c.try(g, share, p.pause); m.Converges && float64(m.lost) <= clearly*float64(p.lost) && m.Duration <= p.Duration*5/4 {
+	// Where there is the time for it, it is slowed less, for longer, if it loses less by that: as it does where it writes
+	// more slowly than the link takes it.
+	for share := 0.7; share > least && p.Converges && g.Rate < c.speed(); share -= 0.1 {
+		m := c.try(g, share, p.pause)
+		if m.Converges && float64(m.lost) <= forecast.Milder*float64(p.lost) && m.Duration <= forecast.Longer*p.Duration && c.prevAt+m.Duration <= c.budget()/2 {
 			return m, true
 		}
 	}
