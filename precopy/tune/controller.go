@@ -30,7 +30,7 @@ const (
 	nearly = 4
 	// guess is the part of the budget by which it must be over for a guest that is slowed on a guess of how it writes, and
 	// decided that part where it is decided at the last moment that slowing it will do.
-	guess, decided = 0.8, 0.85
+	guess, decided = 0.8, 0.75
 	// doubted is that part for a guest whose last migration was given up.
 	doubted = 0.6
 	// doubt is the relative error that is thought possible before a guest is given up.

@@ -264,8 +264,8 @@ func TestDecidedInGoodTime(t *testing.T) {
 		"just too fast":        {fast, 0.4, 0.25, 320 * mib, false, false, tune.Abort, "or a max_slowdown of 4"},
 		"just in time":         {sweep, 0.35, 0.3, 320 * mib, false, false, tune.Abort, "or a max_slowdown of 4"},
 		"just in time, before": {sweep, 0.35, 0.3, 320 * mib, true, false, tune.Wait, "will be slowed"},
-		"given up before":      {sweep, 0.2, 0.3, 320 * mib, false, true, tune.Abort, ""},
-		"not given up before":  {sweep, 0.2, 0.3, 320 * mib, false, false, tune.Wait, ""},
+		"given up before":      {sweep, 0.2, 0.3, 270 * mib, false, true, tune.Abort, ""},
+		"not given up before":  {sweep, 0.2, 0.3, 270 * mib, false, false, tune.Wait, ""},
 		"in time":              {sweep, 0.35, 0.5, 320 * mib, false, false, tune.Wait, ""},
 	} {
 		g := newFastGuest(tc.least)
@@ -456,7 +456,7 @@ func TestSweepIsGivenUpEarly(t *testing.T) {
 		g := newFastGuest(0.35)
 		set, rate := 250*mib, 38*hypervisor.BytesPerSecond(mib)
 		if !sweeps {
-			set, rate = 95*mib, 48*hypervisor.BytesPerSecond(mib)
+			set, rate = 95*mib, 40*hypervisor.BytesPerSecond(mib)
 		}
 		g.c = tune.New(tune.Start{
 			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: 75 * time.Second,
