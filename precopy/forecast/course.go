@@ -124,7 +124,7 @@ func (k *known) play(c candidate, at circumstances) course {
 			}
 		}
 		worth := func(f model.Forecast) (model.Forecast, float64, bool) {
-			s, share, ok := k.slowed(at, slow)
+			s, share, ok := k.slowed(at, drain, slow)
 			saved := f.Duration - s.Duration
 			return s, share, ok && saved >= max(Little, time.Duration(Worth*float64(lost(s, share)))) &&
 				lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
@@ -145,7 +145,7 @@ func (k *known) play(c candidate, at circumstances) course {
 	watch()
 	out.took += reaction
 	out.sent += hypervisor.Bytes(float64(b) * reaction.Seconds())
-	if f, share, ok := k.slowed(at, slow); ok {
+	if f, share, ok := k.slowed(at, drain, slow); ok {
 		// What may be lost is a share of the whole time: later it is more.
 		whole := seconds(lost(f, share).Seconds() / at.intent.MaxSlowdown)
 		if wait := max(whole-out.took-f.Duration, 0); wait == 0 || whole <= at.budget()*9/10 {
@@ -176,15 +176,15 @@ func (k *known) sending(pause time.Duration) time.Duration {
 	return Sending(pause, k.switchover, false)
 }
 
-// slowed finds the least slowing of the guest by which it loses clearly less than by the most, and that does not take far
-// longer; else the most. False when it is not allowed, or no use.
-func (k *known) slowed(at circumstances, try func(share float64) model.Forecast) (f model.Forecast, share float64, ok bool) {
+// slowed finds the least slowing of a guest that writes more slowly than the link takes it by which it loses clearly less
+// than by the most, and that does not take far longer; else the most. False when it is not allowed, or no use.
+func (k *known) slowed(at circumstances, drain hypervisor.BytesPerSecond, try func(share float64) model.Forecast) (f model.Forecast, share float64, ok bool) {
 	floor := k.floor(at.intent.MaxPause)
 	if at.intent.MaxSlowdown <= 0 || floor > MostShare {
 		return f, 1, false
 	}
 	f, share = try(floor), floor
-	for s := 0.7; s > floor && f.Converges; s -= 0.1 {
+	for s := 0.7; s > floor && f.Converges && k.growth.Rate < drain; s -= 0.1 {
 		if m := try(s); m.Converges && float64(lost(m, s)) <= Milder*float64(lost(f, share)) && m.Duration <= Longer*f.Duration {
 			return m, s, true
 		}
