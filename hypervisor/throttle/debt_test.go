@@ -35,6 +35,23 @@ func TestIndebted(t *testing.T) {
 	}
 }
 
+// slowed slows the guest to 5 ms in 50 ms, and counts how often that is written again from then on, by directory.
+func (tr *tree) slowed(t *testing.T, x *Throttle) (writes map[string]int) {
+	t.Helper()
+	if err := set(x, 0.1); err != nil {
+		t.Fatal(err)
+	}
+	writes = map[string]int{}
+	tr.onWrite = func(g group, b Bandwidth) error {
+		if want := (Bandwidth{5 * ms, 50 * ms}); b != want {
+			t.Errorf("%v is written, want %v", b, want)
+		}
+		writes[g.dir]++
+		return nil
+	}
+	return writes
+}
+
 // The quota of a vCPU in debt is set anew, unchanged, for as long as it stands still; that of one that runs is left alone, as
 // is everything once the guest was given back its speed.
 func TestForgive(t *testing.T) {
@@ -43,17 +60,7 @@ func TestForgive(t *testing.T) {
 		th := tr.throttler(&fakeKeeper{})
 		synctest.Test(t, func(t *testing.T) {
 			x := tr.begin(t, th)
-			if err := set(x, 0.1); err != nil { // 5 ms in 50 ms
-				t.Fatal(err)
-			}
-			writes := map[string]int{}
-			tr.onWrite = func(g group, b Bandwidth) error {
-				if want := (Bandwidth{5 * ms, 50 * ms}); b != want {
-					t.Errorf("%v is written, want %v", b, want)
-				}
-				writes[g.dir]++
-				return nil
-			}
+			writes := tr.slowed(t, x)
 			for range 20 { // vCPU 0 runs, vCPU 1 stands still
 				tr.spent++
 				tr.counters(0, time.Duration(tr.spent)*5*ms, 0)

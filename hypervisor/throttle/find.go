@@ -52,18 +52,28 @@ func (k kernel) bootID() (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
-// identify returns the process that has the pid now, and whether it still does something: a killed
-// process stays for its parent to see but has ended.
-func (k kernel) identify(pid int) (process, bool, error) {
-	text, err := os.ReadFile(k.path(pid, "stat"))
+// stat returns the fields of a process's or a thread's stat file from the state on, up to the last one that is needed at
+// least.
+func stat(file string, last int) ([][]byte, error) {
+	text, err := os.ReadFile(file)
 	if err != nil {
-		return process{}, false, err
+		return nil, err
 	}
 	// The command's name stands in parentheses and may hold anything, parentheses too.
 	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	if len(fields) <= last {
+		return nil, fmt.Errorf("%s: too short", file)
+	}
+	return fields, nil
+}
+
+// identify returns the process that has the pid now, and whether it still does something: a killed
+// process stays for its parent to see but has ended.
+func (k kernel) identify(pid int) (process, bool, error) {
 	const state, start = 0, 19
-	if len(fields) <= start {
-		return process{}, false, fmt.Errorf("%s: too short", k.path(pid, "stat"))
+	fields, err := stat(k.path(pid, "stat"), start)
+	if err != nil {
+		return process{}, false, err
 	}
 	ticks, err := strconv.ParseUint(string(fields[start]), 10, 64)
 	if err != nil {

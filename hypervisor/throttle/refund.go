@@ -1,9 +1,7 @@
 package throttle
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"strconv"
 	"time"
 )
@@ -55,15 +53,11 @@ const (
 
 // faults returns how many page faults the thread has had, and its state.
 func (k kernel) faults(pid, thread int) (n uint64, state byte, err error) {
+	const minor, major = 7, 9 // after the state
 	file := k.path(pid, "task", strconv.Itoa(thread), "stat")
-	text, err := os.ReadFile(file)
+	fields, err := stat(file, major)
 	if err != nil {
 		return 0, 0, err
-	}
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:]) // the name may hold anything
-	const minor, major = 7, 9                                       // after the state
-	if len(fields) <= major {
-		return 0, 0, fmt.Errorf("%s: too short", file)
 	}
 	for _, f := range []int{minor, major} {
 		x, err := strconv.ParseUint(string(fields[f]), 10, 64)

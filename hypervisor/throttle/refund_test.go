@@ -68,17 +68,7 @@ func TestRefund(t *testing.T) {
 		faults(0, 3)
 		faults(1, 3)
 		x := tr.begin(t, th)
-		if err := set(x, 0.1); err != nil { // 5 ms in 50 ms
-			t.Fatal(err)
-		}
-		writes := map[string]int{}
-		tr.onWrite = func(g group, b Bandwidth) error {
-			if want := (Bandwidth{5 * ms, 50 * ms}); b != want {
-				t.Errorf("%v is written, want %v", b, want)
-			}
-			writes[g.dir]++
-			return nil
-		}
+		writes := tr.slowed(t, x)
 		for n := range 3 {
 			time.Sleep(20 * ms)
 			synctest.Wait()

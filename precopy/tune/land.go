@@ -64,14 +64,14 @@ func (c *Controller) slowing(p plan) Decision {
 // land watches a guest that is slowed: passes must shrink now.
 func (c *Controller) land(r Reading, g model.Growth) Decision {
 	promise := c.sending(c.start.MaxPause)
+	if (r.Warming || r.Share == 1) && r.Elapsed-c.slowedAt < 2*patience {
+		// It is not slowed as it is to be by now: what could not be set is tried again.
+		return c.slowing(c.try(g, c.share, promise))
+	}
 	p := c.try(g, r.Share, promise)
 	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
 		p = c.try(seen, 1, promise)
 		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
-	}
-	if (r.Warming || r.Share == 1) && r.Elapsed-c.slowedAt < 2*patience {
-		// It is not slowed as it is to be by now: what could not be set is tried again.
-		return c.slowing(c.try(g, c.share, promise))
 	}
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
