@@ -36,6 +36,36 @@ func (g Growth) Slowed(share float64) Growth {
 	return g
 }
 
+// Anew is the part of the pages dirtied in a pass that takes t that were written after they were sent in that pass.
+// The others are dirty, but the target has them as they are: XBZRLE finds them unchanged and sends nothing
+// (save_xbzrle_page of QEMU's migration/ram.c), other streams send them again. A page that is written at random with
+// x = Rate t / Set writes expected, and sent at any moment of the pass, was written after it with the probability
+// 1 - (1 - e^-x) / x, out of the 1 - e^-x that are dirty: from a half for short passes to all for long ones. Under a
+// sweep it is any part, by who is ahead of whom: all is said.
+func (g Growth) Anew(t time.Duration) float64 {
+	if g.Linear || g.Set <= 0 || g.Rate <= 0 || t <= 0 {
+		return 1
+	}
+	x := float64(g.Rate) * t.Seconds() / float64(g.Set)
+	dirty := -math.Expm1(-x)
+	if x < 1e-4 {
+		return 0.5 // the limit, where the difference is all rounding
+	}
+	return (1 - dirty/x) / dirty
+}
+
+// sparing is how long a pass takes from which on it is spared as much as one that takes longer.
+const sparing = 2 * time.Second
+
+// Sent is the part of the pages dirtied in a pass that takes t that goes over the link in the next, where so much is spared
+// of what has not changed since it was sent ([Growth.Anew]), 0 to 1, and less in proportion of what short passes leave:
+// under XBZRLE over 200 Mbit/s, of guests that write pages at random, 0.73 to 0.88 of what passes at full speed left was
+// sent that took 3 to 11 s, 0.52 to 0.67 of passes at a third of it that took 2 to 7 s, and then 0.64 to 0.75 where they
+// took a second and 0.8 to 0.94 where it was half of that.
+func (g Growth) Sent(t time.Duration, spared float64) float64 {
+	return 1 - spared*min(1, t.Seconds()/sparing.Seconds())*(1-g.Anew(t))
+}
+
 // Floor is the size at which rounds stop shrinking at the bandwidth; 0 when they shrink to nothing.
 func (g Growth) Floor(bandwidth hypervisor.BytesPerSecond) hypervisor.Bytes {
 	if g.Rate <= bandwidth || g.Set <= 0 {
@@ -180,6 +210,8 @@ type Input struct {
 	Bandwidth hypervisor.BytesPerSecond // of the stream while it copies
 	Limit     time.Duration             // the downtime limit
 	Overhead  time.Duration             // of a switchover with nothing left to send
+	// Sent is the part of Rest that goes over the link, 0 for all; Spared is for later passes ([Growth.Sent]).
+	Sent, Spared float64
 }
 
 // Forecast is what is to be expected.
@@ -203,16 +235,18 @@ func Predict(in Input) Forecast {
 		return Forecast{Duration: math.MaxInt64, Pause: math.MaxInt64, Floor: in.Rest}
 	}
 	fits := hypervisor.Bytes(float64(in.Bandwidth) * in.Limit.Seconds())
-	rest := in.Rest
+	rest, part := in.Rest, cmp.Or(in.Sent, 1)
 	for f.Rounds = 1; f.Rounds <= maxRounds; f.Rounds++ {
-		t := in.Bandwidth.Time(rest)
-		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+rest
+		sent := hypervisor.Bytes(part * float64(rest))
+		t := in.Bandwidth.Time(sent)
+		f.Duration, f.Bytes = satAdd(f.Duration, t), f.Bytes+sent
 		next := in.Growth.Dirtied(t)
 		if next <= fits {
 			f.Converges, rest = true, next
 			break
 		}
-		if float64(next) > 0.98*float64(rest) {
+		part = in.Growth.Sent(t, in.Spared)
+		if part*float64(next) > 0.98*float64(sent) {
 			rest = next
 			break
 		}

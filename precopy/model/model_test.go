@@ -2,6 +2,7 @@ package model
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -226,4 +227,55 @@ func TestFitWeighsSamples(t *testing.T) {
 	if _, _, ok := Fit([]Sample{{Window: time.Second, Dirtied: 1, Error: 1}, {Window: 5 * time.Second, Dirtied: 1, Error: 1}}, 0); !ok {
 		t.Error("two of hardly anything: no fit")
 	}
+}
+
+// TestAnew plays random writes beside a stream that sends one page after another.
+func TestAnew(t *testing.T) {
+	const pages = 20_000
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, writes := range []float64{0.05, 0.3, 1, 2.5, 6} { // expected of each page
+		dirty, after := 0, 0
+		for page := range pages {
+			sent := float64(page) / pages
+			last := 0.0
+			for v := rng.ExpFloat64() / writes; v < 1; v += rng.ExpFloat64() / writes {
+				last = v
+			}
+			if last > 0 {
+				dirty++
+			}
+			if last > sent {
+				after++
+			}
+		}
+		g := Growth{Set: pages, Rate: pages}
+		took := time.Duration(writes * float64(time.Second))
+		if want, got := float64(after)/float64(dirty), g.Anew(took); math.Abs(want-got) > 0.04 {
+			t.Errorf("%g writes: %.3f of what is dirty was written after it was sent, not %.3f", writes, want, got)
+		}
+		if g.Linear = true; g.Anew(took) != 1 {
+			t.Errorf("%g writes: a sweep spares something", writes)
+		}
+	}
+}
+
+// What is spared hastens the end, and less of short passes.
+func TestSpared(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := drawGrowth(t)
+		a := time.Duration(rapid.Int64Range(1, int64(time.Minute)).Draw(t, "a"))
+		spared := rapid.Float64Range(0, 1).Draw(t, "spared")
+		if x := g.Anew(a); x < 0.499 || x > 1 || g.Anew(2*a) < x-1e-9 {
+			t.Fatalf("%v after %s, then %v", x, a, g.Anew(2*a))
+		}
+		if x := g.Sent(a, spared); x < g.Anew(a)-1e-9 || x > 1 || a < 200*time.Millisecond && x < 0.95 {
+			t.Fatalf("%v sent after %s", x, a)
+		}
+		in := Input{Growth: g, Rest: g.Set, Bandwidth: drawRate(t, "bandwidth"), Limit: 50 * time.Millisecond}
+		all := Predict(in)
+		in.Spared = spared
+		if less := Predict(in); all.Converges && (!less.Converges || less.Duration > all.Duration+time.Millisecond) {
+			t.Fatalf("%+v, and where something is spared %+v", all, less)
+		}
+	})
 }

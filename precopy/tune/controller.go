@@ -23,8 +23,9 @@ const (
 	reserve = 0.93
 	// lastChance is that part where it is too late when the next pass begins.
 	lastChance = 0.99
-	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer.
-	lastPart = 0.9
+	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer, lastMoment
+	// that from which for as long as the shortest passes that were seen seem to need: they may be of several.
+	lastPart, lastMoment = 0.9, 0.97
 	// nearly is the part of what was left when the guest was slowed at which it is slowed for as long as the intent allows,
 	// whatever is forecast.
 	nearly = 4
@@ -36,7 +37,13 @@ const (
 	// doubt is the relative error that is thought possible before a guest is given up.
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
-	settle  = 500 * time.Millisecond
+	settle = 500 * time.Millisecond
+	// hover is how long short passes of a slowed guest that do not shrink are watched before it may be more than the promise
+	// allows; short is what is few times what may be sent in the pause.
+	hover = 3 * time.Second
+	few   = 4
+	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost.
+	dearer  = 1.15
 	samples = 6 // passes that the growth is fitted to
 	// remembered is the relative error of what earlier migrations have shown of the growth.
 	remembered = 0.1
@@ -44,7 +51,9 @@ const (
 	mostSlowdown = 0.95
 	// scatter is the relative error from which passes are taken not to follow one growth.
 	scatter = 0.2
-	xbzrle  = "xbzrle"
+	// spared is how much of what XBZRLE need not send by the model is reckoned with (model.Growth.Sent).
+	spared = 0.5
+	xbzrle = "xbzrle"
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -83,24 +92,30 @@ type Controller struct {
 	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
 	// there were to send, and what they took on the link.
 	resent, packed hypervisor.Bytes
-	quick          bool             // passes are too short for the poll
-	stuck          time.Duration    // Elapsed since when passes do not shrink; 0 while they do
-	due            time.Duration    // Elapsed by which it was to be over at full speed; 0 until that was in sight
-	pause          time.Duration    // the sending in the pause that the limit was raised to
-	lost           time.Duration    // guest work lost to being slowed
-	least          float64          // share
-	possible       float64          // the least share that it could be brought to when that was last known; 0 is not
-	adopted        bool             // from its middle on
-	blind          bool             // nothing is known of how the present pass began
-	warming        bool             // the guest was not slowed as much as it is to be when the present pass began
-	hoped          bool             // slowing was tried on a hopeful guess
-	beyond         time.Duration    // Elapsed since when the limit is above the promise; 0 while it is not
-	landing        int              // the pass in which the guest was slowed; 0 when it is not
-	landed         hypervisor.Bytes // what was left when it began to be slowed
-	slowedAt       time.Duration    // Elapsed then
-	raised         time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
-	highest        hypervisor.BytesPerSecond
-	present        Decision
+	// The part of the present pass, and of the one before, that has to go over the link: the rest is as it was sent before.
+	fresh, before float64
+	quick         bool             // passes are too short for the poll
+	stuck         time.Duration    // Elapsed since when passes do not shrink; 0 while they do
+	due           time.Duration    // Elapsed by which it was to be over at full speed; 0 until that was in sight
+	pause         time.Duration    // the sending in the pause that the limit was raised to
+	lost          time.Duration    // guest work lost to being slowed
+	least         float64          // share
+	possible      float64          // the least share that it could be brought to when that was last known; 0 is not
+	adopted       bool             // from its middle on
+	blind         bool             // nothing is known of how the present pass began
+	warming       bool             // the guest was not slowed as much as it is to be when the present pass began
+	hoped         bool             // slowing was tried on a hopeful guess
+	beyond        time.Duration    // Elapsed since when the limit is above the promise; 0 while it is not
+	landing       int              // the pass in which the guest was slowed; 0 when it is not
+	landed        hypervisor.Bytes // what was left when it began to be slowed
+	slowedAt      time.Duration    // Elapsed then
+	lostAt        time.Duration    // lost then
+	expected      time.Duration    // what it was to lose
+	dear          float64          // how many times what is forecast slowing it costs; at least 1
+	raised        time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
+	low           time.Duration    // Elapsed since when passes of the slowed guest no longer shrink; 0 while they do
+	highest       hypervisor.BytesPerSecond
+	present       Decision
 
 	allowed hypervisor.BytesPerSecond // what the stream may use now
 	waited  time.Duration             // by which it took longer for using less than was ordered
@@ -112,7 +127,7 @@ type Controller struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth, fixed: cmp.Or(s.Prior.Switchover, forecast.Switchover)}
+	c := &Controller{start: s, share: 1, least: 1, fresh: 1, before: 1, dear: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth, fixed: cmp.Or(s.Prior.Switchover, forecast.Switchover)}
 	c.limit = min(forecast.FirstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -231,7 +246,7 @@ func (c *Controller) Step(r Reading) Decision {
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
 		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
-		c.letGo()
+		c.letGo(time.Duration((dearer - 1) * float64(c.lost-c.lostAt)))
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
@@ -254,9 +269,22 @@ type plan struct {
 
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
 	p := plan{share: share, pause: pause}
-	p.Forecast = model.Predict(model.Input{
-		Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
-	})
+	in := model.Input{Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed}
+	if c.compares() && (c.drain > 0 || c.start.Prior.Ratio <= 0) {
+		// The speed was measured of a pass of which only a part was sent itself.
+		in.Bandwidth, in.Limit = hypervisor.BytesPerSecond(c.before*float64(in.Bandwidth)), time.Duration(float64(pause)/c.before)
+		in.Sent, in.Spared = c.fresh, spared
+	}
+	p.Forecast = model.Predict(in)
+	p.lost = time.Duration((1 - share) * float64(p.Duration))
+	return p
+}
+
+// goOn is the plan to slow the guest as it is, which leaves passes that grow so.
+func (c *Controller) goOn(slowed model.Growth, share float64, pause time.Duration) plan {
+	p := plan{share: share, pause: pause, Forecast: model.Predict(model.Input{
+		Growth: slowed, Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
+	})}
 	p.lost = time.Duration((1 - share) * float64(p.Duration))
 	return p
 }
@@ -326,7 +354,7 @@ func (c *Controller) overdue(r Reading, easy plan) bool {
 
 // sharing waits for more bandwidth.
 func (c *Controller) sharing() Decision {
-	c.letGo()
+	c.letGo(0)
 	c.stuck, c.due = 0, 0
 	return Decision{Reason: Sharing, Text: fmt.Sprintf("it has %s of the link, and waits for more of it", c.allowed)}
 }
@@ -384,8 +412,11 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 // compressesNext reports whether pages are compressed from the next pass on only: XBZRLE has nothing to compare with
 // before they were sent a second time (QEMU's xbzrle_started), and how fast dirtied memory is sent shows only then.
 func (c *Controller) compressesNext(r Reading) bool {
-	return c.start.Strategy.Compression == xbzrle && r.Round <= 2
+	return c.compares() && r.Round <= 2
 }
+
+// compares reports whether pages are compared with what was sent of them before.
+func (c *Controller) compares() bool { return c.start.Strategy.Compression == xbzrle }
 
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
@@ -499,7 +530,7 @@ func (c *Controller) giveUp(r Reading, g model.Growth) Decision {
 	if p := c.try(g, 1, c.sending(c.start.MaxPause)); c.landing == 0 && c.stuck == r.Elapsed && p.Converges && r.Elapsed+p.Duration <= c.budget() {
 		return Decision{Reason: AtPromise, Text: "this pass did not leave less to send, although others do: another pass will tell"}
 	}
-	c.letGo()
+	c.letGo(0)
 	if c.start.PostCopy && c.Strategy().PostCopy {
 		return Decision{Action: StartPostCopy, Reason: NotConverged, Text: "the guest rewrites memory faster than it can be sent: the rest follows after the switch"}
 	}

@@ -527,3 +527,72 @@ func TestSlowedGuestThatStillLeavesALittle(t *testing.T) {
 	}
 	t.Errorf("not over, the limit at %s", c.Limit())
 }
+
+// TestAnotherAttempt is of a guest whose passes shrink far more slowly than is forecast: when the intent allows no more of it,
+// it runs on, and is slowed again once all that it takes is allowed, rather than paused for longer than promised.
+func TestAnotherAttempt(t *testing.T) {
+	const speed, slowdown = 21 * hypervisor.BytesPerSecond(mib), 0.3
+	c := tune.New(tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: slowdown, Budget: 75 * time.Second,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{Receipts: 2, Growth: model.Growth{Set: 100 * mib, Rate: 40 * hypervisor.BytesPerSecond(mib)}},
+	})
+	r := tune.Reading{Least: 0.28, JobStats: hypervisor.JobStats{MemTotal: 384 * mib, MemRemaining: 250 * mib, Round: 1, Bandwidth: mbit200}}
+	size, attempts := r.MemRemaining, 0
+	for r.Elapsed < 75*time.Second {
+		r.Elapsed += 100 * time.Millisecond
+		if c.Share() < 1 && r.Share == 1 {
+			attempts++
+		}
+		r.Share = c.Share()
+		r.MemProcessed += hypervisor.Bytes(speed / 10)
+		for left := hypervisor.Bytes(speed / 10); ; {
+			if left < r.MemRemaining {
+				r.MemRemaining -= left
+				break
+			}
+			left -= r.MemRemaining
+			next := 90 * mib
+			if r.Share < 1 {
+				next = max(size*7/10, mib/2)
+			}
+			size, r.MemRemaining, r.Round = next, next, r.Round+1
+		}
+		if d := c.Step(r); d.Action == tune.Abort {
+			t.Fatalf("given up after %s, slowed %d times: %s", r.Elapsed, attempts, d.Text)
+		}
+		lost, limit := c.Lost().Seconds()/r.Elapsed.Seconds(), c.Limit()
+		if lost > slowdown+0.01 || c.Share() < 1 && limit > 50*time.Millisecond {
+			t.Fatalf("after %s it has lost %.0f %%, and the limit is %s", r.Elapsed, 100*lost, limit)
+		}
+		if size < hypervisor.Bytes(float64(speed)*limit.Seconds()) {
+			if attempts != 2 {
+				t.Errorf("slowed %d times, over after %s", attempts, r.Elapsed)
+			}
+			return
+		}
+	}
+	t.Errorf("not over, slowed %d times", attempts)
+}
+
+// TestUnchangedPagesAreReckonedWith is of two guests that write as fast, within the same set, under XBZRLE: at random, when a
+// good part of what is dirty was sent as it is, and sweeping over it, when nothing is sure to be. The first one is slowed, the
+// second would take longer than the intent allows.
+func TestUnchangedPagesAreReckonedWith(t *testing.T) {
+	for _, sweeps := range []bool{false, true} {
+		g := newFastGuest(0.4)
+		set, rate := 256*mib, 36*hypervisor.BytesPerSecond(mib)
+		g.c = tune.New(tune.Start{
+			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: 75 * time.Second,
+			Bandwidth: mbit200, Memory: 640 * mib, Strategy: hypervisor.Strategy{Compression: "xbzrle", XBZRLECache: 256 * mib},
+			Prior: forecast.Prior{Growth: model.Growth{Set: set, Rate: rate, Linear: sweeps}},
+		})
+		var d tune.Decision
+		for g.c.Share() == 1 && d.Action == tune.Wait && g.r.Round < 20 {
+			d = g.pass(230 * mib)
+		}
+		if slowed := g.c.Share() < 1; slowed == sweeps {
+			t.Errorf("sweeps: %t; slowed: %t after %s: %s", sweeps, slowed, g.r.Elapsed, d.Text)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"drover/hypervisor"
 	"drover/precopy/forecast"
 	"drover/precopy/model"
 )
@@ -20,11 +21,16 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 	if c.prev.Least <= 0 || least > forecast.MostShare || c.start.MaxSlowdown <= 0 {
 		return plan{}, false
 	}
-	p := c.try(g, least, forecast.Sending(c.start.MaxPause, c.fixed, true))
+	try := func(share float64, pause time.Duration) plan {
+		p := c.try(g, share, pause)
+		p.Duration, p.lost = time.Duration(c.dear*float64(p.Duration)), time.Duration(c.dear*float64(p.lost))
+		return p
+	}
+	p := try(least, forecast.Sending(c.start.MaxPause, c.fixed, true))
 	// Where there is the time for it, it is slowed less, for longer, if it loses less by that: as it does where it writes
 	// more slowly than the link takes it.
 	for share := 0.7; share > least && p.Converges && g.Rate < c.speed(); share -= 0.1 {
-		m := c.try(g, share, p.pause)
+		m := try(share, p.pause)
 		if m.Converges && float64(m.lost) <= forecast.Milder*float64(p.lost) && m.Duration <= forecast.Longer*p.Duration && c.prevAt+m.Duration <= c.budget()/2 {
 			return m, true
 		}
@@ -33,6 +39,9 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 }
 
 func (c *Controller) slow(r Reading, p plan) Decision {
+	if c.landing == 0 {
+		c.expected = p.lost
+	}
 	c.brake(r, p.share)
 	// What a guest at full speed was allowed, or found to need, says nothing of one whose silences come on top.
 	c.pause, c.limit = p.pause, c.limitFor(p.pause)
@@ -41,15 +50,18 @@ func (c *Controller) slow(r Reading, p plan) Decision {
 
 func (c *Controller) brake(r Reading, share float64) {
 	if c.landing == 0 {
-		c.landed, c.slowedAt = c.size, r.Elapsed
+		c.landed, c.slowedAt, c.lostAt = c.size, r.Elapsed, c.lost
 	}
-	c.share, c.landing, c.braked, c.raised = share, r.Round, nil, r.Elapsed
+	c.share, c.landing, c.braked, c.raised, c.low = share, r.Round, nil, r.Elapsed, 0
 }
 
 // letGo lets the guest run on at full speed. What a slowed one may send in a pause, and is not yet beyond the promise, is
-// too much then.
-func (c *Controller) letGo() {
+// too much then. What it would have lost further tells what to expect of another attempt.
+func (c *Controller) letGo(further time.Duration) {
 	slowed := c.landing > 0
+	if slowed && further > 0 && c.expected > 0 {
+		c.dear = max(c.dear, c.dear*float64(c.lost-c.lostAt+further)/float64(c.expected))
+	}
 	c.share, c.landing, c.braked = 1, 0, nil
 	if most := c.sending(c.start.MaxPause); slowed && c.beyond == 0 && c.pause > most {
 		c.pause, c.limit = most, c.limitFor(most)
@@ -70,8 +82,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	}
 	p := c.try(g, r.Share, promise)
 	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
-		p = c.try(seen, 1, promise)
-		p.lost = time.Duration((1 - r.Share) * float64(p.Duration))
+		p = c.goOn(seen, r.Share, promise)
 	}
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
@@ -82,27 +93,49 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		// What the guest has lost is lost for nothing once it runs on at full speed: not for a forecast, while so little
 		// is left.
 		if p.Duration > 2*time.Second && c.size > c.landed/nearly {
-			c.letGo()
+			c.letGo(p.lost)
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
 	// The silence before the switchover comes on top.
 	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
-	last := float64(c.lost) > lastPart*c.start.MaxSlowdown*float64(r.Elapsed) && need <= ceiling
+	allowed := c.start.MaxSlowdown * float64(r.Elapsed)
+	last := float64(c.lost) > lastPart*allowed && need <= ceiling && !c.again(r)
 	comes := p.Converges && c.shrinking()
+	switch {
+	case comes:
+		c.low = 0
+	case c.low == 0:
+		c.low = r.Elapsed
+	}
 	switch {
 	case last && !(comes && c.affordable(r, p, 1)):
 	case comes || r.Round-c.landing < 4:
+		return c.slowing(p)
+	case !last && c.hovers(r):
 		return c.slowing(p)
 	case c.share > firmest(r):
 		c.brake(r, firmest(r))
 		return c.slowing(c.try(g, c.share, p.pause))
 	}
-	if c.longer(r, need, ceiling, last) {
-		return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}
+	if !c.longer(r, need, ceiling, float64(c.lost) > lastMoment*allowed) {
+		return c.giveUp(r, g)
 	}
-	return c.giveUp(r, g)
+	return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}
+}
+
+// hovers reports whether passes of a slowed guest are so short that it makes a difference whether it had one piece of its
+// time in them or two, and have not been for long: one that fits into the pause will come.
+func (c *Controller) hovers(r Reading) bool {
+	return c.size < few*hypervisor.Bytes(float64(c.speed())*c.pause.Seconds()) && r.Elapsed-max(c.low, c.raised) < hover
+}
+
+// again reports whether there is time to slow the guest another time, once the intent allows what it has lost by now and
+// as much again.
+func (c *Controller) again(r Reading) bool {
+	most := dearer * float64(c.lost-c.lostAt)
+	return (float64(c.lost)+most)/(reserve*c.start.MaxSlowdown) < 0.95*float64(c.budget())
 }
 
 // longer allows a slowed guest a longer pause, up to the ceiling, and reports whether that may still help. It goes
@@ -112,7 +145,8 @@ func (c *Controller) longer(r Reading, need, ceiling time.Duration, hurry bool) 
 	if need > ceiling {
 		return false
 	}
-	if r.Elapsed-c.raised < max(settle, 2*c.pause) { // at least a pass of what is allowed
+	hurry = hurry && need > c.pause
+	if !hurry && r.Elapsed-c.raised < max(settle, 2*c.pause) { // at least a pass of what is allowed
 		return true
 	}
 	next := min(c.pause*3/2, ceiling)

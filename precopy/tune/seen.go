@@ -129,6 +129,10 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 		}
 	}
 	c.sizes = keep(c.sizes, size)
+	c.before, c.fresh = c.fresh, 1
+	if g, _, ok := c.growth(); ok && c.compares() && r.Round > 2 {
+		c.fresh = g.Sent(ran, spared)
+	}
 	c.blind, c.warming = c.round == 0, r.Warming || share == 1
 	c.round, c.began, c.size = r.Round, sync, size
 	c.ran = time.Duration(share * float64(since))
