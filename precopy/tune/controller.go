@@ -23,9 +23,11 @@ const (
 	reserve = 0.93
 	// lastChance is that part where it is too late when the next pass begins.
 	lastChance = 0.99
-	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer, lastMoment
-	// that from which for as long as the shortest passes that were seen seem to need: they may be of several.
-	lastPart, lastMoment = 0.9, 0.97
+	// lastPart is the part of it from which a slowed guest is rather paused for longer than slowed for longer, where there is no
+	// time for another attempt. When it is used up in lastMoment, what passes seem to need is allowed at once: what is seen of
+	// short ones may be several.
+	lastPart   = 0.9
+	lastMoment = 2 * batch
 	// nearly is the part of what was left when the guest was slowed at which it is slowed for as long as the intent allows,
 	// whatever is forecast.
 	nearly = 4
@@ -38,13 +40,16 @@ const (
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
 	settle = 500 * time.Millisecond
-	// hover is how long short passes of a slowed guest that do not shrink are watched before it may be more than the promise
-	// allows; short is what is few times what may be sent in the pause.
+	// hover is how long short passes of a slowed guest are watched, of which none is shorter than those before, until the pause
+	// may be longer than promised; short is what is few times what may be sent in the pause.
 	hover = 3 * time.Second
 	few   = 4
-	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost.
-	dearer  = 1.15
-	samples = 6 // passes that the growth is fitted to
+	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost, dearest the most that
+	// it is taken to cost of what is forecast. attempts is how often a guest is slowed in one migration where it need not be.
+	dearer   = 1.15
+	dearest  = 3
+	attempts = 3
+	samples  = 6 // passes that the growth is fitted to
 	// remembered is the relative error of what earlier migrations have shown of the growth.
 	remembered = 0.1
 	// mostSlowdown is the most that a class may allow.
@@ -112,8 +117,11 @@ type Controller struct {
 	lostAt        time.Duration    // lost then
 	expected      time.Duration    // what it was to lose
 	dear          float64          // how many times what is forecast slowing it costs; at least 1
+	attempts      int              // how often it was slowed
+	freed         bool             // it was let go in the present pass
+	shortest      hypervisor.Bytes // what the least pass of the guest slowed as at present began with
 	raised        time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
-	low           time.Duration    // Elapsed since when passes of the slowed guest no longer shrink; 0 while they do
+	low           time.Duration    // Elapsed at that one
 	highest       hypervisor.BytesPerSecond
 	present       Decision
 
@@ -169,7 +177,7 @@ func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
 		return
 	}
 	if bandwidth = min(bandwidth, c.start.Bandwidth); bandwidth != c.allowed {
-		c.allowed, c.due, c.best = bandwidth, 0, 0
+		c.allowed, c.due, c.best, c.dear = bandwidth, 0, 0, 1
 	}
 	c.pace.allow(c.allowed)
 }
@@ -246,7 +254,7 @@ func (c *Controller) Step(r Reading) Decision {
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
 		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
-		c.letGo(time.Duration((dearer - 1) * float64(c.lost-c.lostAt)))
+		c.letGo(c.overdrawn())
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
@@ -442,7 +450,9 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
 		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= guess*float64(budget) {
 			c.hoped = true
-			return c.slow(r, p)
+			d := c.slow(r, p)
+			c.expected = 0 // what that was too little by says nothing of what is likely
+			return d
 		}
 	}
 	ceiling := c.sending(c.start.Ceiling)

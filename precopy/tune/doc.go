@@ -24,7 +24,8 @@
 // A slowed guest loses least when it is slowed much for a short time, at the end: with a rest R, the
 // bandwidth B and a dirty rate w the time to the end at a share q is about R / (B - q w), of which
 // 1 - q is lost. So the guest is slowed in the last passes only, to no less than [forecast.LeastShare], and no more
-// deeply than the silences allow that the host's throttle makes (hypervisor/throttle).
+// deeply than the silences allow that the host's throttle makes (hypervisor/throttle). When it has lost what the intent
+// allows, it runs on, and is slowed again once that is enough for what the first time has taught, where there is time.
 //
 // The rooms: tuner.go (what goes in and comes out), seen.go (what is made of the readings), controller.go
 // (what is done about it), land.go (the guest slowed until the rest fits), restart.go (whether another strategy

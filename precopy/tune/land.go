@@ -39,9 +39,7 @@ func (c *Controller) slowed(g model.Growth) (plan, bool) {
 }
 
 func (c *Controller) slow(r Reading, p plan) Decision {
-	if c.landing == 0 {
-		c.expected = p.lost
-	}
+	c.expected = p.lost
 	c.brake(r, p.share)
 	// What a guest at full speed was allowed, or found to need, says nothing of one whose silences come on top.
 	c.pause, c.limit = p.pause, c.limitFor(p.pause)
@@ -51,17 +49,19 @@ func (c *Controller) slow(r Reading, p plan) Decision {
 func (c *Controller) brake(r Reading, share float64) {
 	if c.landing == 0 {
 		c.landed, c.slowedAt, c.lostAt = c.size, r.Elapsed, c.lost
+		c.attempts++
 	}
-	c.share, c.landing, c.braked, c.raised, c.low = share, r.Round, nil, r.Elapsed, 0
+	c.share, c.landing, c.braked, c.raised, c.low, c.shortest = share, r.Round, nil, r.Elapsed, r.Elapsed, c.size
 }
 
 // letGo lets the guest run on at full speed. What a slowed one may send in a pause, and is not yet beyond the promise, is
-// too much then. What it would have lost further tells what to expect of another attempt.
+// too much then. What it would have lost further tells what to expect of another attempt; 0 is no reason to expect more.
 func (c *Controller) letGo(further time.Duration) {
 	slowed := c.landing > 0
 	if slowed && further > 0 && c.expected > 0 {
-		c.dear = max(c.dear, c.dear*float64(c.lost-c.lostAt+further)/float64(c.expected))
+		c.dear = min(max(c.dear, c.dear*float64(c.lost-c.lostAt+further)/float64(c.expected)), dearest)
 	}
+	c.freed = c.freed || slowed
 	c.share, c.landing, c.braked = 1, 0, nil
 	if most := c.sending(c.start.MaxPause); slowed && c.beyond == 0 && c.pause > most {
 		c.pause, c.limit = most, c.limitFor(most)
@@ -93,7 +93,11 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 		// What the guest has lost is lost for nothing once it runs on at full speed: not for a forecast, while so little
 		// is left.
 		if p.Duration > 2*time.Second && c.size > c.landed/nearly {
-			c.letGo(p.lost)
+			further := c.overdrawn()
+			if p.Converges {
+				further = p.lost
+			}
+			c.letGo(further)
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
@@ -101,41 +105,41 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
 	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
 	allowed := c.start.MaxSlowdown * float64(r.Elapsed)
-	last := float64(c.lost) > lastPart*allowed && need <= ceiling && !c.again(r)
-	comes := p.Converges && c.shrinking()
-	switch {
-	case comes:
-		c.low = 0
-	case c.low == 0:
-		c.low = r.Elapsed
+	last := float64(c.lost) > lastPart*allowed && need <= ceiling && !c.another()
+	if float64(c.size) < 0.96*float64(c.shortest) {
+		c.shortest, c.low = c.size, r.Elapsed
 	}
+	// Short passes scatter, as it makes a difference whether the guest had one piece of its time in them or two: one that
+	// fits into the pause will come, but not if there was none shorter for a while.
+	short := c.size < few*hypervisor.Bytes(float64(c.speed())*c.pause.Seconds())
+	hovers := short && r.Elapsed-c.low < hover
+	comes := p.Converges && c.shrinking() && (hovers || !short)
 	switch {
 	case last && !(comes && c.affordable(r, p, 1)):
 	case comes || r.Round-c.landing < 4:
 		return c.slowing(p)
-	case !last && c.hovers(r):
-		return c.slowing(p)
 	case c.share > firmest(r):
 		c.brake(r, firmest(r))
 		return c.slowing(c.try(g, c.share, p.pause))
+	case !last && hovers:
+		return c.slowing(p)
 	}
-	if !c.longer(r, need, ceiling, float64(c.lost) > lastMoment*allowed) {
+	if !c.longer(r, need, ceiling, last && allowed-float64(c.lost) < (1-r.Share-c.start.MaxSlowdown)*float64(lastMoment)) {
 		return c.giveUp(r, g)
 	}
 	return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}
 }
 
-// hovers reports whether passes of a slowed guest are so short that it makes a difference whether it had one piece of its
-// time in them or two, and have not been for long: one that fits into the pause will come.
-func (c *Controller) hovers(r Reading) bool {
-	return c.size < few*hypervisor.Bytes(float64(c.speed())*c.pause.Seconds()) && r.Elapsed-max(c.low, c.raised) < hover
+// another reports whether there is time to slow the guest another time, once the intent allows what it has lost by now and
+// a little more than as much again, after another pass at full speed.
+func (c *Controller) another() bool {
+	most := dearer * float64(c.lost-c.lostAt)
+	return c.attempts < attempts && (float64(c.lost)+most)/(reserve*c.start.MaxSlowdown)+float64(c.speed().Time(c.landed)) < 0.95*float64(c.budget())
 }
 
-// again reports whether there is time to slow the guest another time, once the intent allows what it has lost by now and
-// as much again.
-func (c *Controller) again(r Reading) bool {
-	most := dearer * float64(c.lost-c.lostAt)
-	return (float64(c.lost)+most)/(reserve*c.start.MaxSlowdown) < 0.95*float64(c.budget())
+// overdrawn is what slowing the guest is taken to cost beyond what it has lost when that is all that the intent allows.
+func (c *Controller) overdrawn() time.Duration {
+	return time.Duration((dearer - 1) * float64(c.lost-c.lostAt))
 }
 
 // longer allows a slowed guest a longer pause, up to the ceiling, and reports whether that may still help. It goes

@@ -128,10 +128,14 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 			c.see(s)
 		}
 	}
+	if c.freed {
+		c.freed, c.sizes = false, nil // a guest at full speed leaves more
+	}
 	c.sizes = keep(c.sizes, size)
 	c.before, c.fresh = c.fresh, 1
 	if g, _, ok := c.growth(); ok && c.compares() && r.Round > 2 {
-		c.fresh = g.Sent(ran, spared)
+		took := max(sync-c.began, time.Millisecond) / time.Duration(passes)
+		c.fresh = g.Slowed(float64(ran)/float64(took)).Sent(took, spared)
 	}
 	c.blind, c.warming = c.round == 0, r.Warming || share == 1
 	c.round, c.began, c.size = r.Round, sync, size
