@@ -23,6 +23,14 @@
 // A stream that sends r bytes for each dirtied one clears dirtied memory at B/r: after the first pass,
 // which has nothing to compress against, its rounds are those of a link of that bandwidth.
 //
+// # What is not sent again
+//
+// A page that was dirtied and then sent within one pass is dirty at the next sync, although the target has it as it is.
+// XBZRLE, which compares pages with what it sent of them last, sends nothing for it; a plain stream sends it again. Of
+// pages written at random that is up to a half ([Growth.Anew]), of which so much is reckoned with as was seen on real
+// guests ([Growth.Sent]). Under a sweep it is anything between nothing and all, by who is ahead of whom, the guest or the
+// stream, and nothing is reckoned with.
+//
 // # Slowing the guest
 //
 // vCPUs that run only a share q of the time write q w. The largest share whose floor fits a limit L
@@ -31,9 +39,9 @@
 // # How far off it is
 //
 // Receipts tell by how much what a pass left was not what the passes before it had let expect. On real guests (the
-// workloads and links of "make bench-precopy", 29 migrations) that was 19 % in the median and 79 % in nine of ten:
-// 1 to 20 % for writes spread over a set, 19 % for sweeps once they are told from these, half and more for bursts
-// and for passes of some MiB. "make bench-precopy-show" gives it for what was measured last.
+// workloads and links of "make bench-precopy", 30 migrations) that was 17 % in the median: 1 to 20 % for writes spread
+// over a set, 19 to 40 % for sweeps, and up to thrice as much or a third for bursts and for passes of some MiB.
+// "make bench-precopy-show" gives it for what was measured last.
 //
 // Everything here is pure. Durations that exceed what time.Duration holds are its maximum.
 package model

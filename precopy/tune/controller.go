@@ -45,7 +45,8 @@ const (
 	hover = 3 * time.Second
 	few   = 4
 	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost, dearest the most that
-	// it is taken to cost of what is forecast. attempts is how often a guest is slowed in one migration where it need not be.
+	// it is taken to cost of what is forecast. attempts is how often a guest is slowed in one migration; in the last one the pause may be longer than promised
+	// rather.
 	dearer   = 1.15
 	dearest  = 3
 	attempts = 3
@@ -119,9 +120,9 @@ type Controller struct {
 	dear          float64          // how many times what is forecast slowing it costs; at least 1
 	attempts      int              // how often it was slowed
 	freed         bool             // it was let go in the present pass
-	shortest      hypervisor.Bytes // what the least pass of the guest slowed as at present began with
+	shortest      hypervisor.Bytes // what the least of the passes judged began with while the guest is slowed as at present
+	low           time.Duration    // Elapsed then
 	raised        time.Duration    // Elapsed when the guest was slowed, or the limit last raised for that
-	low           time.Duration    // Elapsed at that one
 	highest       hypervisor.BytesPerSecond
 	present       Decision
 
@@ -255,6 +256,7 @@ func (c *Controller) Step(r Reading) Decision {
 	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
 		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
 		c.letGo(c.overdrawn())
+		c.judgedAt = r.Elapsed // not by the passes of the slowed guest
 		c.present = Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 	case c.round > 1 && c.size > 0 && c.judgedAt < c.began && (c.began-c.judgedAt >= batch || c.judgedAt == 0):
 		c.judgedAt = r.Elapsed
@@ -275,24 +277,31 @@ type plan struct {
 	lost time.Duration // further guest work
 }
 
+// try is the plan to slow the guest to the share.
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
-	p := plan{share: share, pause: pause}
-	in := model.Input{Growth: g.Slowed(share), Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed}
-	if c.compares() && (c.drain > 0 || c.start.Prior.Ratio <= 0) {
-		// The speed was measured of a pass of which only a part was sent itself.
-		in.Bandwidth, in.Limit = hypervisor.BytesPerSecond(c.before*float64(in.Bandwidth)), time.Duration(float64(pause)/c.before)
-		in.Sent, in.Spared = c.fresh, spared
+	return c.plan(share, model.Input{Growth: g.Slowed(share), Bandwidth: c.speed(), Limit: pause}, pause)
+}
+
+// sparing is that plan, where what need not be sent again is reckoned with. The speed was measured of a pass of which only
+// a part was sent itself.
+func (c *Controller) sparing(g model.Growth, share float64, pause time.Duration) plan {
+	if !c.compares() || g.Linear || c.drain <= 0 && c.start.Prior.Ratio > 0 {
+		return c.try(g, share, pause)
 	}
-	p.Forecast = model.Predict(in)
-	p.lost = time.Duration((1 - share) * float64(p.Duration))
-	return p
+	return c.plan(share, model.Input{
+		Growth: g.Slowed(share), Bandwidth: hypervisor.BytesPerSecond(c.before * float64(c.speed())),
+		Limit: time.Duration(float64(pause) / c.before), Sent: c.fresh, Spared: spared,
+	}, pause)
 }
 
 // goOn is the plan to slow the guest as it is, which leaves passes that grow so.
 func (c *Controller) goOn(slowed model.Growth, share float64, pause time.Duration) plan {
-	p := plan{share: share, pause: pause, Forecast: model.Predict(model.Input{
-		Growth: slowed, Rest: c.prev.MemRemaining, Bandwidth: c.speed(), Limit: pause, Overhead: c.fixed,
-	})}
+	return c.plan(share, model.Input{Growth: slowed, Bandwidth: c.speed(), Limit: pause}, pause)
+}
+
+func (c *Controller) plan(share float64, in model.Input, pause time.Duration) plan {
+	in.Rest, in.Overhead = c.prev.MemRemaining, c.fixed
+	p := plan{share: share, pause: pause, Forecast: model.Predict(in)}
 	p.lost = time.Duration((1 - share) * float64(p.Duration))
 	return p
 }
@@ -362,6 +371,9 @@ func (c *Controller) overdue(r Reading, easy plan) bool {
 
 // sharing waits for more bandwidth.
 func (c *Controller) sharing() Decision {
+	if c.landing > 0 {
+		c.attempts-- // it did not fail
+	}
 	c.letGo(0)
 	c.stuck, c.due = 0, 0
 	return Decision{Reason: Sharing, Text: fmt.Sprintf("it has %s of the link, and waits for more of it", c.allowed)}
@@ -411,7 +423,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 		return saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
 			float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
-	if p, ok := c.slowed(g); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
+	if p, ok := c.slowed(g, c.try); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)
 	}
 	return Decision{Reason: Copying, Text: fmt.Sprintf("each pass leaves less to send: about %s more", easy.Duration.Round(time.Second))}
@@ -429,7 +441,7 @@ func (c *Controller) compares() bool { return c.start.Strategy.Compression == xb
 // pay takes what the intent allows beyond a limit within the promise.
 func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	budget := c.budget()
-	p, ok := c.slowed(g)
+	p, ok := c.slowed(g, c.sparing)
 	if c.compressesNext(r) && r.Elapsed+c.speed().Time(c.size) < budget/3 && (!c.decides(r) || ok && c.intime(r, p)) {
 		return Decision{Reason: AtPromise, Text: fmt.Sprintf("memory is rewritten at %s; pages that were sent before are compressed from the next pass on", g.Rate)}
 	}
@@ -448,7 +460,7 @@ func (c *Controller) pay(r Reading, g model.Growth) Decision {
 	hopeful, _, fits := model.Slowest(c.evidence(), r.MemTotal, doubt)
 	if fits && !c.hoped && hopeful.Rate < g.Rate {
 		// Long passes hardly tell how fast memory is dirtied. Slowing the guest would.
-		if p, ok := c.slowed(hopeful); ok && c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= guess*float64(budget) {
+		if p, ok := c.slowed(hopeful, c.sparing); ok && c.affordable(r, p, reserve) && float64(r.Elapsed+p.Duration) <= guess*float64(budget) {
 			c.hoped = true
 			d := c.slow(r, p)
 			c.expected = 0 // what that was too little by says nothing of what is likely
@@ -488,7 +500,7 @@ func (c *Controller) mayDo(r Reading, g model.Growth) bool {
 	if p := c.try(g, 1, c.sending(c.start.MaxPause)); p.Converges && r.Elapsed+p.Duration <= c.budget() && (!c.decides(r) || len(c.sizes) <= 3) {
 		return true
 	}
-	p, ok := c.slowed(g)
+	p, ok := c.slowed(g, c.sparing)
 	return ok && !c.decides(r) && c.intime(r, p)
 }
 
@@ -503,7 +515,7 @@ func (c *Controller) decides(r Reading) bool {
 func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 	budget := c.budget()
 	end := budget - budget/20
-	if c.decides(r) && r.Elapsed <= time.Duration(early*float64(budget)) && !c.start.Prior.Ended {
+	if c.decides(r) && r.Elapsed <= time.Duration(early*float64(budget)) && !c.start.Prior.Ended && c.attempts == 0 {
 		if end = time.Duration(decided * float64(budget)); c.start.Prior.GaveUp {
 			end = time.Duration(doubted * float64(budget))
 		}
@@ -563,7 +575,7 @@ func (c *Controller) advice() string {
 	pause := c.fixed + b.Time(c.floor(g))
 	text := fmt.Sprintf("it dirties up to %s and the link gives %s; it would take a pause of about %s, or %s of bandwidth",
 		max(c.highest, g.Rate), b, pause.Round(10*time.Millisecond), g.Rate)
-	p, ok := c.slowed(g)
+	p, ok := c.slowed(g, c.sparing)
 	if it := float64(c.lost+p.lost) / (reserve * float64(c.prevAt+p.Duration)); ok && it > c.start.MaxSlowdown && it <= mostSlowdown && c.prevAt+p.Duration <= c.budget() {
 		return text + fmt.Sprintf(", or a max_slowdown of %.0f %%: the guest would be slowed to %.0f %% of its speed for %s",
 			math.Ceil(100*it), 100*p.share, p.Duration.Round(time.Second))

@@ -15,14 +15,15 @@ import (
 // firmest is the smallest share that a guest may be brought to: its silences stay well within the promised pause.
 func firmest(r Reading) float64 { return max(forecast.LeastShare, r.Least) }
 
-// slowed is what slowing the guest would do from now on; false when that is not allowed, or no use.
-func (c *Controller) slowed(g model.Growth) (plan, bool) {
+// slowed is what slowing the guest would do from now on, by the way of planning (try or sparing); false when that is not
+// allowed, or no use.
+func (c *Controller) slowed(g model.Growth, by func(g model.Growth, share float64, pause time.Duration) plan) (plan, bool) {
 	least := firmest(c.prev)
-	if c.prev.Least <= 0 || least > forecast.MostShare || c.start.MaxSlowdown <= 0 {
+	if c.prev.Least <= 0 || least > forecast.MostShare || c.start.MaxSlowdown <= 0 || c.landing == 0 && c.attempts >= attempts {
 		return plan{}, false
 	}
 	try := func(share float64, pause time.Duration) plan {
-		p := c.try(g, share, pause)
+		p := by(g, share, pause)
 		p.Duration, p.lost = time.Duration(c.dear*float64(p.Duration)), time.Duration(c.dear*float64(p.lost))
 		return p
 	}
@@ -84,6 +85,9 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	if seen, _, ok := model.Fit(c.braked, r.MemTotal); ok {
 		p = c.goOn(seen, r.Share, promise)
 	}
+	// The silence before the switchover comes on top.
+	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
+	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
 	if !c.affordable(r, p, 1) {
 		// It takes longer than was thought. Slower still is sooner over, and costs less.
 		if d := c.try(g, firmest(r), p.pause); c.share > firmest(r) && c.affordable(r, d, 1) {
@@ -91,8 +95,8 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 			return c.slowing(d)
 		}
 		// What the guest has lost is lost for nothing once it runs on at full speed: not for a forecast, while so little
-		// is left.
-		if p.Duration > 2*time.Second && c.size > c.landed/nearly {
+		// is left, nor where nothing but a longer pause is left to try.
+		if p.Duration > 2*time.Second && c.size > c.landed/nearly && (need > ceiling || c.another()) {
 			further := c.overdrawn()
 			if p.Converges {
 				further = p.lost
@@ -101,9 +105,6 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 			return Decision{Reason: AtPromise, Text: "the guest was slowed for as long as the intent allows by now: it runs on at full speed"}
 		}
 	}
-	// The silence before the switchover comes on top.
-	ceiling := max(c.sending(c.start.Ceiling)-max(r.Silence-forecast.Braked, 0), promise)
-	need := time.Duration(forecast.Margin * float64(c.speed().Time(slices.Min(c.sizes))))
 	allowed := c.start.MaxSlowdown * float64(r.Elapsed)
 	last := float64(c.lost) > lastPart*allowed && need <= ceiling && !c.another()
 	if float64(c.size) < 0.96*float64(c.shortest) {
@@ -124,7 +125,8 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	case !last && hovers:
 		return c.slowing(p)
 	}
-	if !c.longer(r, need, ceiling, last && allowed-float64(c.lost) < (1-r.Share-c.start.MaxSlowdown)*float64(lastMoment)) {
+	moment := max(lastMoment, c.speed().Time(c.size)+batch) // the next judgement may come after this pass
+	if !c.longer(r, need, ceiling, last && allowed-float64(c.lost) < (1-r.Share-c.start.MaxSlowdown)*float64(moment)) {
 		return c.giveUp(r, g)
 	}
 	return Decision{Reason: AtCeiling, Text: fmt.Sprintf("slowing the guest is not enough: the pause limit is %s by now", c.limit.Round(time.Millisecond))}

@@ -52,7 +52,7 @@ func (c *Controller) restart(r Reading, g model.Growth) (Decision, bool) {
 // staying is what going on as now costs, a lost second of guest work counting as [forecast.Worth]; false when the
 // attempt would be given up.
 func (c *Controller) staying(r Reading, g model.Growth) (time.Duration, bool) {
-	if p, ok := c.slowed(g); ok {
+	if p, ok := c.slowed(g, c.sparing); ok {
 		took := p.Duration
 		if !c.affordable(r, p, reserve) {
 			whole := time.Duration(float64(c.lost+p.lost) / (reserve * c.start.MaxSlowdown))

@@ -133,9 +133,11 @@ func (c *Controller) next(r Reading, step time.Duration, share float64) {
 	}
 	c.sizes = keep(c.sizes, size)
 	c.before, c.fresh = c.fresh, 1
-	if g, _, ok := c.growth(); ok && c.compares() && r.Round > 2 {
-		took := max(sync-c.began, time.Millisecond) / time.Duration(passes)
-		c.fresh = g.Slowed(float64(ran)/float64(took)).Sent(took, spared)
+	if c.compares() && r.Round > 2 {
+		if g, _, ok := c.growth(); ok {
+			took := max(sync-c.began, time.Millisecond) / time.Duration(passes)
+			c.fresh = g.Slowed(float64(ran)/float64(took)).Sent(took, spared)
+		}
 	}
 	c.blind, c.warming = c.round == 0, r.Warming || share == 1
 	c.round, c.began, c.size = r.Round, sync, size
