@@ -40,7 +40,7 @@
 //
 // Receipts tell by how much what a pass left was not what the passes before it had let expect. On real guests (the
 // workloads and links of "make bench-precopy", 30 migrations) that was 17 % in the median: 1 to 20 % for writes spread
-// over a set, 19 to 40 % for sweeps, and up to thrice as much or a third for bursts and for passes of some MiB.
+// over a set, 19 to 40 % for sweeps, and a factor of two to nine where passes are of some MiB and for bursts.
 // "make bench-precopy-show" gives it for what was measured last.
 //
 // Everything here is pure. Durations that exceed what time.Duration holds are its maximum.

@@ -44,9 +44,9 @@ const (
 	// may be longer than promised; short is what is few times what may be sent in the pause.
 	hover = 3 * time.Second
 	few   = 4
-	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost, dearest the most that
-	// it is taken to cost of what is forecast. attempts is how often a guest is slowed in one migration; in the last one the pause may be longer than promised
-	// rather.
+	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost, dearest how many
+	// times what is forecast at most. attempts is how often a guest is slowed in one migration: in the last one it is rather
+	// paused for longer than promised.
 	dearer   = 1.15
 	dearest  = 3
 	attempts = 3
@@ -279,7 +279,7 @@ type plan struct {
 
 // try is the plan to slow the guest to the share.
 func (c *Controller) try(g model.Growth, share float64, pause time.Duration) plan {
-	return c.plan(share, model.Input{Growth: g.Slowed(share), Bandwidth: c.speed(), Limit: pause}, pause)
+	return c.goOn(g.Slowed(share), share, pause)
 }
 
 // sparing is that plan, where what need not be sent again is reckoned with. The speed was measured of a pass of which only
