@@ -40,8 +40,8 @@ const (
 	doubt = 0.15
 	// settle is how long a higher limit is given before it is raised further for a slowed guest.
 	settle = 500 * time.Millisecond
-	// hover is how long short passes of a slowed guest are watched, of which none is shorter than those before, until the pause
-	// may be longer than promised; short is what is few times what may be sent in the pause.
+	// hover is how long passes of a slowed guest are watched, of which none is shorter than those before, until the pause
+	// may be longer than promised, or short ones are no longer taken to shrink: those of few times what may be sent in it.
 	hover = 3 * time.Second
 	few   = 4
 	// dearer is how much more than was lost until the guest had to be let go slowing it is taken to cost, dearest how many
@@ -253,7 +253,7 @@ func (c *Controller) Step(r Reading) Decision {
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
-	case c.landing > 0 && float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed):
+	case c.landing > 0 && c.overdrew(r):
 		// A plan that is kept seldom comes here: the pass takes far longer than was thought.
 		c.letGo(c.overdrawn())
 		c.judgedAt = r.Elapsed // not by the passes of the slowed guest
@@ -420,7 +420,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	c.ends = r.Elapsed + easy.Duration
 	pays := func(p plan) bool {
 		saved := easy.Duration - p.Duration
-		return saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
+		return !c.overdrew(r) && saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
 			float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
 	}
 	if p, ok := c.slowed(g, c.try); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
@@ -533,9 +533,14 @@ func (c *Controller) intime(r Reading, p plan) bool {
 }
 
 // affordable reports whether the part of what the intent allows covers what the guest would have lost
-// by the plan's end.
+// by the plan's end. A guest that has lost more by now is not slowed, whatever is allowed then: it would be let go at once.
 func (c *Controller) affordable(r Reading, p plan, part float64) bool {
-	return float64(c.lost+p.lost) <= part*c.start.MaxSlowdown*float64(r.Elapsed+p.Duration)
+	return !c.overdrew(r) && float64(c.lost+p.lost) <= part*c.start.MaxSlowdown*float64(r.Elapsed+p.Duration)
+}
+
+// overdrew reports whether the guest has lost more than the intent allows by now.
+func (c *Controller) overdrew(r Reading) bool {
+	return float64(c.lost) > c.start.MaxSlowdown*float64(r.Elapsed)
 }
 
 func (c *Controller) stalledFor(r Reading) time.Duration { return r.Elapsed - c.stuck }

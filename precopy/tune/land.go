@@ -113,7 +113,7 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	// Short passes scatter, as it makes a difference whether the guest had one piece of its time in them or two: one that
 	// fits into the pause will come, but not if there was none shorter for a while.
 	short := c.size < few*hypervisor.Bytes(float64(c.speed())*c.pause.Seconds())
-	hovers := short && r.Elapsed-c.low < hover
+	hovers := r.Elapsed-c.low < hover
 	comes := p.Converges && c.shrinking() && (hovers || !short)
 	switch {
 	case last && !(comes && c.affordable(r, p, 1)):

@@ -22,13 +22,17 @@ type landing struct {
 	slowed   time.Duration    // Elapsed when it was at first; 0 while it never was
 }
 
-func newLanding(budget time.Duration) *landing {
+func newLanding(budget time.Duration, change ...func(*tune.Start)) *landing {
+	s := tune.Start{
+		MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: budget,
+		Bandwidth: mbit200, Memory: 384 * mib,
+		Prior: forecast.Prior{Receipts: 2, Growth: model.Growth{Set: 100 * mib, Rate: 40 * hypervisor.BytesPerSecond(mib)}},
+	}
+	for _, f := range change {
+		f(&s)
+	}
 	return &landing{
-		c: tune.New(tune.Start{
-			MaxPause: 150 * time.Millisecond, Ceiling: 900 * time.Millisecond, MaxSlowdown: 0.3, Budget: budget,
-			Bandwidth: mbit200, Memory: 384 * mib,
-			Prior: forecast.Prior{Receipts: 2, Growth: model.Growth{Set: 100 * mib, Rate: 40 * hypervisor.BytesPerSecond(mib)}},
-		}),
+		c: tune.New(s),
 		r: tune.Reading{Share: 1, Least: 0.28, JobStats: hypervisor.JobStats{
 			MemTotal: 384 * mib, MemRemaining: 250 * mib, Round: 1, Bandwidth: mbit200,
 		}},
@@ -117,6 +121,46 @@ func TestSlowedThreeTimesAtMost(t *testing.T) {
 		}
 	}
 	t.Errorf("not given up, slowed %d times", l.attempts)
+}
+
+// TestOverdrawnIsNotSlowed is of a guest that has lost more than the intent allows, as before its agent was started again, and
+// would lose less than that in each further second: it is not slowed before it is within what is allowed.
+func TestOverdrawnIsNotSlowed(t *testing.T) {
+	l := newLanding(75*time.Second, func(s *tune.Start) {
+		s.MaxSlowdown, s.Lost, s.Prior.Growth.Rate = 0.5, 9*time.Second, 26*hypervisor.BytesPerSecond(mib)
+	})
+	for l.r.Least = 0.7; l.r.Elapsed < 75*time.Second; {
+		_, over := l.step(carried, func(size hypervisor.Bytes) hypervisor.Bytes { return max(size*8/10, mib/2) })
+		if l.c.Share() < 1 && l.c.Lost() > l.r.Elapsed/2 {
+			t.Fatalf("slowed after %s, with %s lost", l.r.Elapsed, l.c.Lost())
+		}
+		if over {
+			return
+		}
+	}
+	t.Error("not over")
+}
+
+// TestPassesThatBecomeShorter is of a slowed guest whose passes shrink hardly, or not, for a while: as long as there was a
+// shorter one in the last seconds, the pause is as promised.
+func TestPassesThatBecomeShorter(t *testing.T) {
+	lefts, n := []hypervisor.Bytes{40, 20, 12, 9, 86, 88, 83, 86, 78, 80, 74, 60, 40, 20, 10}, 0
+	for l := newLanding(75 * time.Second); l.r.Elapsed < 75*time.Second; {
+		d, over := l.step(carried, func(hypervisor.Bytes) hypervisor.Bytes {
+			left := lefts[min(n, len(lefts)-1)]
+			if n++; n > 4 {
+				return left * mib / 10
+			}
+			return left * mib
+		})
+		if l.c.Share() < 1 && l.c.Limit() > 50*time.Millisecond {
+			t.Fatalf("after %s, in pass %d, the limit is %s: %s", l.r.Elapsed, l.r.Round, l.c.Limit(), d.Text)
+		}
+		if over {
+			return
+		}
+	}
+	t.Error("not over")
 }
 
 // TestHoveringEnds is of a slowed guest whose short passes scatter, and never leave what may be sent within the promise:
