@@ -30,8 +30,16 @@ const (
 	Little = 1500 * time.Millisecond
 	Worth  = 3
 	Spare  = 0.06
+	// Landing is by how much longer a guest is slowed than passes take by the model: in its first second less than it is to be,
+	// and while its last, short passes scatter.
+	Landing = 1500 * time.Millisecond
+
+	// Soon is the part of the budget by which it is to be over by itself: else the guest is slowed as far as the class allows.
+	Soon = 0.9
 
 	judged = 2 // passes after the first that it watches before it pays
+	// mostWatched is how many it is followed through at most: what is left after those is next to nothing.
+	mostWatched = 20
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
 	reaction = time.Second
 )
@@ -108,11 +116,14 @@ func (k *known) play(c candidate, at circumstances) course {
 		out.slowdown = (1 - share) * f.Duration.Seconds() / max(out.took.Seconds(), 0.001)
 		return out
 	}
+	pass := func() {
+		t := drain.Time(rest)
+		out.took, out.sent, out.rounds = out.took+t, out.sent+hypervisor.Bytes(c.ratio*float64(rest)), out.rounds+1
+		rest = g.Dirtied(t)
+	}
 	watch := func() { // what it does before it is sure
 		for range judged {
-			t := drain.Time(rest)
-			out.took, out.sent, out.rounds = out.took+t, out.sent+hypervisor.Bytes(c.ratio*float64(rest)), out.rounds+1
-			rest = g.Dirtied(t)
+			pass()
 		}
 	}
 	easy := try(rest, 1, promise)
@@ -125,21 +136,27 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		worth := func(f model.Forecast) (model.Forecast, float64, bool) {
 			s, share, ok := k.slowed(at, drain, slow)
-			saved := f.Duration - s.Duration
-			return s, share, ok && saved >= max(Little, time.Duration(Worth*float64(lost(s, share)))) &&
-				lost(s, share).Seconds() <= min(Spare, at.intent.MaxSlowdown)*(out.took+s.Duration).Seconds()
+			if at.intent.Budget > 0 && (out.took+f.Duration).Seconds() > Soon*at.budget().Seconds() && s.Duration < f.Duration {
+				return s, share, ok && lost(s, share).Seconds() <= at.intent.MaxSlowdown*(out.took+s.Duration).Seconds()
+			}
+			return s, share, ok && WorthSlowing(f.Duration, s.Duration, share, 0, out.took, at.intent.MaxSlowdown)
 		}
 		if s, share, ok := worth(f); ok {
 			return landSlowed(s, share)
 		}
-		if f.Rounds > judged {
-			first := out
-			watch()
+		// The less is left, the less it loses.
+		first := out
+		for n := judged; n < f.Rounds && n < mostWatched; n++ {
+			if n == judged {
+				watch()
+			} else {
+				pass()
+			}
 			if s, share, ok := worth(try(rest, 1, promise)); ok {
 				return landSlowed(s, share)
 			}
-			out = first
 		}
+		out = first
 		return land(f, promised)
 	}
 	watch()
@@ -229,6 +246,16 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 		}
 	}
 	return hypervisor.BytesPerSecond(high)
+}
+
+// WorthSlowing reports whether a guest that would converge by itself, in the time fast, is to be slowed to the share for its
+// landing, which takes the time slow by the model. It has lost so much by now, the migration has taken so long, and the
+// class allows it to lose that share.
+func WorthSlowing(fast, slow time.Duration, share float64, lost, took time.Duration, maxSlowdown float64) bool {
+	slow += Landing
+	more := (1 - share) * slow.Seconds()
+	return (fast-slow).Seconds() >= max(Little.Seconds(), Worth*more) &&
+		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took+slow).Seconds()
 }
 
 // cost is what a course is compared by: the time, and the guest work that is lost.

@@ -483,3 +483,23 @@ func TestZerosAreNoCompression(t *testing.T) {
 		t.Errorf("a receipt that does not tell leaves %s to send, want what is resident", got)
 	}
 }
+
+// TestWorthSlowing is of a guest that is slowed to 0.4 of its speed for its landing, after 20 s: what it loses is the rest of
+// the time that the landing takes, the time that the model does not know of included.
+func TestWorthSlowing(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fast, slow, lost time.Duration
+		slowdown         float64
+		want             bool
+	}{
+		"far sooner over":      {10 * time.Second, time.Second / 2, 0, 0.3, true},
+		"too much is lost":     {10 * time.Second, 2 * time.Second, 0, 0.3, false},
+		"with what was lost":   {10 * time.Second, time.Second / 2, time.Second, 0.3, false},
+		"the class allows not": {10 * time.Second, time.Second / 2, 0, 0.05, false},
+		"hardly sooner over":   {5 * time.Second, time.Second / 2, 0, 0.3, false},
+	} {
+		if got := WorthSlowing(tc.fast, tc.slow, 0.4, tc.lost, 20*time.Second, tc.slowdown); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

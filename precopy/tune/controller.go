@@ -413,15 +413,18 @@ func (c *Controller) leastPause(g model.Growth, p plan) plan {
 }
 
 // converging finds the least limit that hardly delays the end, and slows the guest for the landing
-// where that saves far more time than the guest loses. Of periodic load nobody knows what it saves: a dip may come.
+// where that saves far more time than the guest loses, or there is no time for less. Of periodic load nobody knows what it
+// saves: a dip may come.
 func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic bool) Decision {
 	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
+	late := c.start.Budget > 0 && len(c.evidence()) > 1 && float64(r.Elapsed+easy.Duration) > forecast.Soon*float64(c.budget())
 	pays := func(p plan) bool {
-		saved := easy.Duration - p.Duration
-		return !c.overdrew(r) && saved >= max(forecast.Little, time.Duration(forecast.Worth*float64(p.lost))) &&
-			float64(c.lost+p.lost) <= min(forecast.Spare, c.start.MaxSlowdown)*float64(r.Elapsed+p.Duration)
+		if late && p.Duration < easy.Duration {
+			return c.affordable(r, p, reserve)
+		}
+		return !c.overdrew(r) && forecast.WorthSlowing(easy.Duration, p.Duration, p.share, c.lost, r.Elapsed, c.start.MaxSlowdown)
 	}
 	if p, ok := c.slowed(g, c.try); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)
