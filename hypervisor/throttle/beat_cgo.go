@@ -18,6 +18,9 @@ package throttle
 #include <time.h>
 #include <unistd.h>
 
+// How many times as long a beat is while the vCPU stands still.
+enum { STANDING = 3 };
+
 typedef struct {
 	pthread_t thread;
 	sem_t tried;     // posted once it is known whether it can follow
@@ -25,6 +28,7 @@ typedef struct {
 	atomic_int lost; // an error: it can't follow the vCPU any more
 	int vcpu;        // the thread that it follows
 	int stat;        // that thread's file
+	int runs;        // and the one that says how long it has run, below 0 where there is none
 	int cpu;         // where the metronome is
 	long every;
 } metronome;
@@ -41,6 +45,16 @@ static int processor(int stat) {
 	for (int field = 2; at && field < 39; field++)
 		at = strchr(at + 1, ' ');
 	return at ? atoi(at + 1) : -EINVAL;
+}
+
+// For how many nanoseconds the thread of that file has run, as far as the scheduler has noticed; 0 if that can't be told.
+static unsigned long long runtime(int runs) {
+	char text[64];
+	ssize_t n = runs < 0 ? -1 : pread(runs, text, sizeof text - 1, 0);
+	if (n <= 0)
+		return 0;
+	text[n] = 0;
+	return strtoull(text, NULL, 10);
 }
 
 static int move(metronome *m) {
@@ -91,8 +105,16 @@ static void *beat(void *arg) {
 		failed = move(m);
 	atomic_store(&m->lost, failed);
 	sem_post(&m->tried);
-	while (!failed && !atomic_load(&m->stop)) {
+	for (unsigned long long before = 0; !failed && !atomic_load(&m->stop);) {
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &wait, NULL);
+		// One that runs here was just noticed to. One that stands still, as it does most of the time, needs to be caught only
+		// before it has used up what it may; and it may run elsewhere.
+		unsigned long long ran = runtime(m->runs);
+		int here = ran && ran != before;
+		before = ran;
+		wait.tv_nsec = here || !ran ? m->every : STANDING * m->every;
+		if (here)
+			continue;
 		failed = move(m);
 		if (failed == ENOMEM || failed == EINTR)
 			failed = 0;
@@ -137,11 +159,17 @@ static int metronome_may(void) {
 	return failed;
 }
 
+static void discard(metronome *m) {
+	sem_destroy(&m->tried);
+	close(m->stat);
+	if (m->runs >= 0)
+		close(m->runs);
+}
+
 static void metronome_stop(metronome *m) {
 	atomic_store(&m->stop, 1);
 	pthread_join(m->thread, NULL);
-	sem_destroy(&m->tried);
-	close(m->stat);
+	discard(m);
 }
 
 static int metronome_start(metronome *m, int pid, int vcpu, long every) {
@@ -150,6 +178,8 @@ static int metronome_start(metronome *m, int pid, int vcpu, long every) {
 	m->stat = open(path, O_RDONLY | O_CLOEXEC);
 	if (m->stat < 0)
 		return errno;
+	snprintf(path, sizeof path, "/proc/%d/task/%d/schedstat", pid, vcpu);
+	m->runs = open(path, O_RDONLY | O_CLOEXEC);
 	m->vcpu = vcpu;
 	m->cpu = -1;
 	m->every = every;
@@ -158,8 +188,7 @@ static int metronome_start(metronome *m, int pid, int vcpu, long every) {
 	sem_init(&m->tried, 0, 0);
 	int failed = spawn(m, beat);
 	if (failed) {
-		sem_destroy(&m->tried);
-		close(m->stat);
+		discard(m);
 		return failed;
 	}
 	while (sem_wait(&m->tried) && errno == EINTR)

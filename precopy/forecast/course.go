@@ -38,8 +38,6 @@ const (
 	Soon = 0.9
 
 	judged = 2 // passes after the first that it watches before it pays
-	// mostWatched is how many it is followed through at most: what is left after those is next to nothing.
-	mostWatched = 20
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
 	reaction = time.Second
 )
@@ -136,8 +134,11 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		worth := func(f model.Forecast) (model.Forecast, float64, bool) {
 			s, share, ok := k.slowed(at, drain, slow)
-			if at.intent.Budget > 0 && (out.took+f.Duration).Seconds() > Soon*at.budget().Seconds() && s.Duration < f.Duration {
-				return s, share, ok && lost(s, share).Seconds() <= at.intent.MaxSlowdown*(out.took+s.Duration).Seconds()
+			soon, budget := Soon*at.budget().Seconds(), at.budget().Seconds()
+			took := s.Duration.Seconds() + Landing.Seconds()
+			if at.intent.Budget > 0 && ok && (out.took+f.Duration).Seconds() > soon && took < f.Duration.Seconds() &&
+				(out.took+drain.Time(rest)).Seconds()+took > soon && (out.took+s.Duration).Seconds() <= budget {
+				return s, share, lost(s, share).Seconds() <= at.intent.MaxSlowdown*(out.took+s.Duration).Seconds()
 			}
 			return s, share, ok && WorthSlowing(f.Duration, s.Duration, share, 0, out.took, at.intent.MaxSlowdown)
 		}
@@ -146,7 +147,7 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		// The less is left, the less it loses.
 		first := out
-		for n := judged; n < f.Rounds && n < mostWatched; n++ {
+		for n := judged; n < f.Rounds; n++ {
 			if n == judged {
 				watch()
 			} else {
@@ -252,10 +253,10 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 // landing, which takes the time slow by the model. It has lost so much by now, the migration has taken so long, and the
 // class allows it to lose that share.
 func WorthSlowing(fast, slow time.Duration, share float64, lost, took time.Duration, maxSlowdown float64) bool {
-	slow += Landing
-	more := (1 - share) * slow.Seconds()
-	return (fast-slow).Seconds() >= max(Little.Seconds(), Worth*more) &&
-		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took+slow).Seconds()
+	landing := slow.Seconds() + Landing.Seconds()
+	more := (1 - share) * landing
+	return fast.Seconds()-landing >= max(Little.Seconds(), Worth*more) &&
+		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took.Seconds()+landing)
 }
 
 // cost is what a course is compared by: the time, and the guest work that is lost.

@@ -419,9 +419,11 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	late := c.start.Budget > 0 && len(c.evidence()) > 1 && float64(r.Elapsed+easy.Duration) > forecast.Soon*float64(c.budget())
+	soon := time.Duration(forecast.Soon * float64(c.budget()))
+	late := c.start.Budget > 0 && len(c.evidence()) > 1 && r.Elapsed+easy.Duration > soon
 	pays := func(p plan) bool {
-		if late && p.Duration < easy.Duration {
+		took := p.Duration + forecast.Landing
+		if late && took < easy.Duration && r.Elapsed+c.speed().Time(c.size)+took > soon && r.Elapsed+p.Duration <= c.budget() {
 			return c.affordable(r, p, reserve)
 		}
 		return !c.overdrew(r) && forecast.WorthSlowing(easy.Duration, p.Duration, p.share, c.lost, r.Elapsed, c.start.MaxSlowdown)
@@ -523,7 +525,8 @@ func (c *Controller) later(r Reading, p plan) (whole time.Duration, late bool) {
 			end = time.Duration(doubted * float64(budget))
 		}
 	}
-	whole = time.Duration(min(float64(c.lost+p.lost)/(reserve*c.start.MaxSlowdown), float64(budget)))
+	// Before what it has lost by now is within what is allowed, it is not slowed at all.
+	whole = time.Duration(min(max(float64(c.lost+p.lost)/reserve, float64(c.lost)+c.start.MaxSlowdown*float64(p.Duration))/c.start.MaxSlowdown, float64(budget)))
 	pass := max(c.speed().Time(c.size), batch)
 	passes := max(whole-p.Duration-r.Elapsed+pass-1, 0) / pass
 	return whole, r.Elapsed+passes*pass+p.Duration > end

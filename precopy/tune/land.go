@@ -110,8 +110,8 @@ func (c *Controller) land(r Reading, g model.Growth) Decision {
 	if float64(c.size) < 0.96*float64(c.shortest) {
 		c.shortest, c.low = c.size, r.Elapsed
 	}
-	// Short passes scatter, as it makes a difference whether the guest had one piece of its time in them or two: one that
-	// fits into the pause will come, but not if there was none shorter for a while.
+	// Passes scatter, short ones most, as it makes a difference whether the guest had one piece of its time in them or two: one
+	// that fits into the pause will come, but not if there was none shorter for a while.
 	short := c.size < few*hypervisor.Bytes(float64(c.speed())*c.pause.Seconds())
 	hovers := r.Elapsed-c.low < hover
 	comes := p.Converges && c.shrinking() && (hovers || !short)
