@@ -503,3 +503,27 @@ func TestWorthSlowing(t *testing.T) {
 		}
 	}
 }
+
+// TestSlowedForWantOfTime is of a guest that sweeps over its memory nearly as fast as the link takes it. Left to itself it is
+// over in its own time; where there is too little of that it is slowed, as late as will do.
+func TestSlowedForWantOfTime(t *testing.T) {
+	r := receipt("1", plain, 100, 60)
+	r.Growth = model.Growth{Set: 400 * mib, Rate: 38 << 20, Linear: true}
+	k := know(with(r))
+	play := func(budget time.Duration) course {
+		at := circumstances{bandwidth: 45e6, memory: gib, first: gib, intent: input().Intent}
+		at.intent.Budget = budget
+		return k.play(k.candidates()[0], at)
+	}
+	free := play(0)
+	if free.end != promised {
+		t.Fatalf("with all the time: %+v", free)
+	}
+	if c := play(free.took * 3 / 2); c.share != free.share || c.took != free.took {
+		t.Errorf("%s are enough: slowed to %.2f, over after %s", free.took, c.share, c.took)
+	}
+	budget := free.took * 2 / 3
+	if c := play(budget); c.end != promised || c.share == 1 || c.took > budget || c.slowdown > 0.3 || c.took < budget/2 {
+		t.Errorf("in %s: %+v", budget, c)
+	}
+}
