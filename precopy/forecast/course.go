@@ -30,12 +30,12 @@ const (
 	Little = 1500 * time.Millisecond
 	Worth  = 3
 	Spare  = 0.06
-	// Landing is by how much longer a guest is slowed than passes take by the model: in its first second less than it is to be,
+	// landing is by how much longer a guest is slowed than passes take by the model: in its first second less than it is to be,
 	// and while its last, short passes scatter.
-	Landing = 1500 * time.Millisecond
+	landing = 1500 * time.Millisecond
 
-	// Soon is the part of the budget by which it is to be over by itself: else the guest is slowed as far as the class allows.
-	Soon = 0.9
+	// soon is the part of the budget by which it is to be over by itself: else the guest is slowed as far as the class allows.
+	soon = 0.9
 
 	judged = 2 // passes after the first that it watches before it pays
 	// reaction is what a step beyond a limit within the promise costs besides those passes.
@@ -134,10 +134,7 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		worth := func(f model.Forecast) (model.Forecast, float64, bool) {
 			s, share, ok := k.slowed(at, drain, slow)
-			soon, budget := Soon*at.budget().Seconds(), at.budget().Seconds()
-			took := s.Duration.Seconds() + Landing.Seconds()
-			if at.intent.Budget > 0 && ok && (out.took+f.Duration).Seconds() > soon && took < f.Duration.Seconds() &&
-				(out.took+drain.Time(rest)).Seconds()+took > soon && (out.took+s.Duration).Seconds() <= budget {
+			if ok && MustSlow(f.Duration, s.Duration, drain.Time(rest), out.took, at.intent.Budget) {
 				return s, share, lost(s, share).Seconds() <= at.intent.MaxSlowdown*(out.took+s.Duration).Seconds()
 			}
 			return s, share, ok && WorthSlowing(f.Duration, s.Duration, share, 0, out.took, at.intent.MaxSlowdown)
@@ -147,11 +144,9 @@ func (k *known) play(c candidate, at circumstances) course {
 		}
 		// The less is left, the less it loses.
 		first := out
-		for n := judged; n < f.Rounds; n++ {
-			if n == judged {
-				watch()
-			} else {
-				pass()
+		for n := 1; n < f.Rounds; n++ {
+			if pass(); n < judged {
+				continue
 			}
 			if s, share, ok := worth(try(rest, 1, promise)); ok {
 				return landSlowed(s, share)
@@ -253,10 +248,18 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 // landing, which takes the time slow by the model. It has lost so much by now, the migration has taken so long, and the
 // class allows it to lose that share.
 func WorthSlowing(fast, slow time.Duration, share float64, lost, took time.Duration, maxSlowdown float64) bool {
-	landing := slow.Seconds() + Landing.Seconds()
-	more := (1 - share) * landing
-	return fast.Seconds()-landing >= max(Little.Seconds(), Worth*more) &&
-		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took.Seconds()+landing)
+	lands := slow.Seconds() + landing.Seconds()
+	more := (1 - share) * lands
+	return fast.Seconds()-lands >= max(Little.Seconds(), Worth*more) &&
+		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took.Seconds()+lands)
+}
+
+// MustSlow reports whether such a guest has to be slowed to end within the budget that was ordered, 0 if none was: by itself
+// it would be late, and after the time pass until the next pass begins it would be too late for slowing it.
+func MustSlow(fast, slow, pass, took, budget time.Duration) bool {
+	lands, by := slow.Seconds()+landing.Seconds(), soon*budget.Seconds()
+	return budget > 0 && (took+fast).Seconds() > by && lands < fast.Seconds() &&
+		(took+pass).Seconds()+lands > by && took+slow <= budget
 }
 
 // cost is what a course is compared by: the time, and the guest work that is lost.

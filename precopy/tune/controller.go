@@ -419,11 +419,8 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 	easy = c.leastPause(g, easy)
 	c.raise(easy.pause)
 	c.ends = r.Elapsed + easy.Duration
-	soon := time.Duration(forecast.Soon * float64(c.budget()))
-	late := c.start.Budget > 0 && len(c.evidence()) > 1 && r.Elapsed+easy.Duration > soon
 	pays := func(p plan) bool {
-		took := p.Duration + forecast.Landing
-		if late && took < easy.Duration && r.Elapsed+c.speed().Time(c.size)+took > soon && r.Elapsed+p.Duration <= c.budget() {
+		if len(c.evidence()) > 1 && forecast.MustSlow(easy.Duration, p.Duration, c.speed().Time(c.size), r.Elapsed, c.start.Budget) {
 			return c.affordable(r, p, reserve)
 		}
 		return !c.overdrew(r) && forecast.WorthSlowing(easy.Duration, p.Duration, p.share, c.lost, r.Elapsed, c.start.MaxSlowdown)
