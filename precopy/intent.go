@@ -125,7 +125,7 @@ func (m Migration) Unkept() string {
 const slack = 0.005
 
 // silentPart is the part of the promised pause for which slowing a guest may silence it.
-const silentPart = 0.41
+const silentPart = 0.33
 
 // Silence is how long a guest may be silent for being slowed. It is so small a part of the promised pause because now and
 // then a guest is silent for twice that, when it needs more CPU time for a sign of life than is reckoned with

@@ -77,7 +77,7 @@ func TestReceiptOfAMigration(t *testing.T) {
 // TestSilence says how long a guest may be silent for being slowed: the ceiling on a pause is no matter.
 func TestSilence(t *testing.T) {
 	for _, ceiling := range []int64{0, 150, 900} {
-		if s := (Policy{MaxPauseMS: 150, MaxPauseCeilingMS: ceiling}).Silence(); s != 61500*time.Microsecond {
+		if s := (Policy{MaxPauseMS: 150, MaxPauseCeilingMS: ceiling}).Silence(); s != 49500*time.Microsecond {
 			t.Errorf("150 ms within %d: %s", ceiling, s)
 		}
 	}

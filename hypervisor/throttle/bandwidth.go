@@ -20,7 +20,7 @@ const (
 	slice = 5 * time.Millisecond
 	// piece is the least quota where a spent one is noticed at once: what a guest needs for a sign of life in one go, as a
 	// rule. In smaller pieces it needs more of it, for timers and switches. README.md has the figures.
-	piece = 1500 * time.Microsecond
+	piece = 1200 * time.Microsecond
 	// leastQuota is the shortest that the kernel takes, and burst the work that a vCPU which is mostly
 	// idle does in one go: what its timers owe for so long. Periods need not be shorter than that either.
 	leastQuota = time.Millisecond

@@ -26,9 +26,9 @@ func TestPlan(t *testing.T) {
 	}{
 		{"a third", 0.3, 150 * ms, unlimited(), inf, Bandwidth{5 * ms, 16667 * time.Microsecond}, Bandwidth{3 * ms, 10 * ms}},
 		{"all", 1, 150 * ms, unlimited(), inf, unlimited(), unlimited()},
-		{"a twentieth", 0.05, 150 * ms, unlimited(), inf, Bandwidth{5 * ms, 59999 * time.Microsecond}, Bandwidth{piece, 30 * ms}},
+		{"a twentieth", 0.05, 150 * ms, unlimited(), inf, Bandwidth{5 * ms, 59999 * time.Microsecond}, Bandwidth{piece, 24 * ms}},
 		{"less than the pause allows", 0.01, 100 * ms, unlimited(), inf, Bandwidth{5 * ms, 39999 * time.Microsecond}, Bandwidth{piece, 79999 * time.Microsecond}},
-		{"less than is ever set", 0.0001, time.Hour, unlimited(), inf, Bandwidth{5 * ms, 500 * ms}, Bandwidth{piece, 150 * ms}},
+		{"less than is ever set", 0.0001, time.Hour, unlimited(), inf, Bandwidth{5 * ms, 500 * ms}, Bandwidth{piece, 120 * ms}},
 		{"hardly a pause", 0.5, 10 * ms, unlimited(), inf, unlimited(), Bandwidth{3999 * time.Microsecond, 7998 * time.Microsecond}},
 		{"no pause", 0.5, 0, unlimited(), inf, unlimited(), unlimited()},
 		{"above the original", 0.6, 150 * ms, half, 0.5, half, half},
@@ -49,8 +49,8 @@ func TestPlan(t *testing.T) {
 
 func TestLeast(t *testing.T) {
 	for pause, want := range map[time.Duration][2]float64{
-		0: {1, 1}, 10 * ms: {1, 0.1875}, 12 * ms: {1, 0.15625}, 20 * ms: {0.625, 0.09375}, 50 * ms: {0.25, 0.0375},
-		150 * ms: {1.0 / 12, 1.0 / 80}, 900 * ms: {1.0 / 72, 0.01}, time.Hour: {0.01, 0.01},
+		0: {1, 1}, 10 * ms: {1, 0.15}, 12 * ms: {1, 0.125}, 20 * ms: {0.625, 0.075}, 50 * ms: {0.25, 0.03},
+		150 * ms: {1.0 / 12, 0.01}, 900 * ms: {1.0 / 72, 0.01}, time.Hour: {0.01, 0.01},
 	} {
 		for i, how := range []timing{ticking, beating} {
 			if got := how.least(pause, 1); !near(got, want[i]) {

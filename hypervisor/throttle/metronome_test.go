@@ -41,7 +41,7 @@ func TestBeating(t *testing.T) {
 	th, fake := tr.throttler(&fakeKeeper{}), &fakeMetronomes{}
 	th.metronomes = fake
 	x := tr.begin(t, th)
-	if got := x.Least(1, 50*ms); !near(got, 0.0375) {
+	if got := x.Least(1, 50*ms); !near(got, 0.03) {
 		t.Errorf("least share %v", got)
 	}
 	tr.onWrite = func(group, Bandwidth) error {
@@ -56,10 +56,10 @@ func TestBeating(t *testing.T) {
 		runs  int
 	}{
 		{1, tr.leaf, 0},
-		{0.05, Bandwidth{piece, 30 * ms}, 1},
+		{0.05, Bandwidth{piece, 24 * ms}, 1},
 		{0.4, Bandwidth{4 * ms, 10 * ms}, 1},
 		{1, tr.leaf, 0},
-		{0.1, Bandwidth{piece, 15 * ms}, 1},
+		{0.1, Bandwidth{piece, 12 * ms}, 1},
 	} {
 		if err := set(x, step.share); err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestLostMetronome(t *testing.T) {
 	if err := set(x, 0.1); err != nil {
 		t.Fatal(err)
 	}
-	if got := x.Least(1, 150*ms); !near(got, 1.0/80) || fake.running != 1 {
+	if got := x.Least(1, 150*ms); !near(got, 0.01) || fake.running != 1 {
 		t.Fatalf("least %v with %d metronomes", got, fake.running)
 	}
 	fake.gone = errors.New("another control group")
