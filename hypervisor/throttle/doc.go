@@ -32,8 +32,8 @@
 // every millisecond. Quotas of some milliseconds are kept exactly then, and a vCPU stands still for one period. Measured with a
 // busy thread on a 2-core machine at 250 Hz: a quota of 1 ms in 20 ms gave silences of 76 ms at ticks, and of 20 ms at beats.
 // A guest needs some CPU time in one go to give a sign of life, though, and loses some in every piece: emulated ones
-// with 3 % of a core were silent for up to five periods with 1 ms in 33 ms, and for two at most with 1.5 ms in 45 ms
-// (README.md). So pieces are 1.5 ms at least, and a silence is reckoned as one period; now and then it is two.
+// with 3 % of a core were silent for up to five periods with 1 ms in 33 ms, and for two at most with 1.2 ms in 40 ms
+// (README.md). So pieces are 1.2 ms at least, and a silence is reckoned as one period; now and then it is two.
 //
 // A vCPU that is in the kernel when its quota is spent runs on there (since Linux 6.18), for 5 to 10 ms where the host is a
 // virtual machine and the guest first writes to a huge page, and owes that to the periods that follow: guests with 1 ms
