@@ -62,7 +62,7 @@ func (d *drive) again(ctx context.Context, cause error) (hypervisor.MigrateSpec,
 	d.tuner.Allow(d.allowed())
 	d.limit, d.last, d.toldLost, d.begun = d.tuner.Limit(), hypervisor.JobStats{}, 0, make(chan struct{})
 	spec, now := d.spec(), time.Now()
-	d.cap, d.pace = spec.Bandwidth, pace{}
+	d.cap, d.pace, d.bar = spec.Bandwidth, pace{}, Progress{}
 	spec.Persistent = m.Persistent
 	err = d.rec.begin(ctx, func(m *Migration) {
 		m.changeAttempt(func(a *Attempt) { a.Ended, a.Result, a.Bytes = &now, restarting, sent })

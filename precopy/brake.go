@@ -109,7 +109,7 @@ func (b *brake) least() float64 {
 func (b *brake) set(share float64) bool {
 	now := time.Now()
 	over := !b.warm.IsZero() && !now.Before(b.warm)
-	if b.th == nil || share == b.asked && !over || share < 1 && time.Since(b.failed) < slowAgain {
+	if b.th == nil || share == b.asked && !over && !b.outgrown() || share < 1 && time.Since(b.failed) < slowAgain {
 		return false
 	}
 	quota, warm := 1.0, b.warm
@@ -146,6 +146,10 @@ func (b *brake) set(share float64) bool {
 	b.log.Info("guest slowed", "share", b.share, "cores", got, "of", float64(b.use))
 	return true
 }
+
+// outgrown reports whether the guest can't be slowed as much any more as it was: it has longer pieces of CPU time since
+// they are no longer kept exactly.
+func (b *brake) outgrown() bool { return b.share < 1 && b.share < b.least()-0.01 }
 
 // warming reports whether the guest is to be slowed more than it is by now.
 func (b *brake) warming() bool { return !b.warm.IsZero() }

@@ -229,6 +229,47 @@ func TestBrakeWarmsUp(t *testing.T) {
 	})
 }
 
+// TestBrakeOutgrown: once the throttle can do no more than less than it did, the share that is in force is told.
+func TestBrakeOutgrown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 0.4, least: 0.02}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 100}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		b.set(0.1)
+		time.Sleep(warmUp)
+		b.set(0.1)
+		f.least = 0.08
+		if before := f.sets; !b.set(0.1) || f.sets != before+1 || math.Abs(b.share-0.2) > 1e-9 {
+			t.Errorf("set %d times more, share %v, want 0.2", f.sets-before, b.share)
+		}
+		if b.set(0.1) {
+			t.Error("set again for nothing")
+		}
+	})
+}
+
+// TestLostWhileLibvirtHangs: what the guest lost while its migration could not be read is lost.
+func TestLostWhileLibvirtHangs(t *testing.T) {
+	s := hot
+	s.domain.Memory, s.domain.Pattern.WorkingSet = hypervisor.GiB, 640*hypervisor.MiB
+	inWorld(t, s, func(w *world) {
+		w.src.brakes = &brakes{host: w.src.host, share: 1, least: 1}
+		w.dst.start(kill{})
+		w.src.start(kill{})
+		w.awaitSlowed()
+		time.Sleep(warmUp + time.Second)
+		before := w.store.get(w.id).attempt().LostSeconds
+		w.fleet.Hang("a", vm, 5*time.Second)
+		time.Sleep(6 * time.Second)
+		m := w.store.get(w.id)
+		if lost := m.attempt().LostSeconds - before; lost < 3 {
+			w.t.Errorf("lost %.1f s in %s, want those in which nobody read it too", lost, m.Phase)
+		}
+		w.awaitFinal(3 * time.Minute)
+		w.report(w.problems(false))
+	})
+}
+
 // TestBrakeLetsGo says how long a slowed guest is told to be silent for, and that one which is paused for its switchover
 // is let go until something is wanted again.
 func TestBrakeLetsGo(t *testing.T) {

@@ -1,6 +1,7 @@
 package precopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -31,7 +32,8 @@ const (
 	// inspectLimit and flagLimit bound calls to libvirt before the start.
 	inspectLimit = 30 * time.Second
 	flagLimit    = 15 * time.Second
-	// unreadLimit is how long a slowed guest stays slowed while its migration can't be read.
+	// unreadLimit is how long a slowed guest stays slowed while its migration can't be read, and how long libvirt is given
+	// for an answer meanwhile.
 	unreadLimit = 3 * time.Second
 	// evidenceEvery is the pause between two looks at both hosts while they do not agree.
 	evidenceEvery = 2 * time.Second
@@ -71,6 +73,7 @@ type drive struct {
 	cap      hypervisor.BytesPerSecond
 	toldLost float64   // seconds of guest work, as the record was told
 	read     time.Time // when the job was read last
+	blind    float64   // the share that the guest was slowed to while it could not be read; 0 once that is told
 	switched bool      // the vCPUs were stopped for the switchover, at least once
 	quiet    time.Time // until when the job is not read, as the guest stands still
 	last     hypervisor.JobStats
@@ -213,15 +216,19 @@ func startOf(m Migration, memory hypervisor.Bytes) tune.Start {
 func TunerFor(m Migration, memory hypervisor.Bytes) tune.Tuner {
 	s := startOf(m, memory)
 	s.Prior.Others = nil
-	if a := m.attempt(); a.Number > 0 {
-		goOn(&s, a)
+	if m.attempt().Number > 0 {
+		goOn(&s, m)
 	}
 	return tunerOf(m.Policy, s)
 }
 
-// goOn has a controller begin with what an attempt that is under way has come to.
-func goOn(s *tune.Start, a Attempt) {
-	s.Limit = time.Duration(max(a.LimitMS, a.DowntimeMS)) * time.Millisecond
+// goOn has a controller begin with what a migration whose last attempt is under way has come to.
+func goOn(s *tune.Start, m Migration) {
+	a := m.attempt()
+	if a.Number > 1 && s.Budget > 0 && m.Started != nil {
+		s.Budget = max(s.Budget-a.Started.Sub(*m.Started), time.Second) // its clock began with the attempt
+	}
+	s.Limit = time.Duration(cmp.Or(a.LimitMS, a.DowntimeMS)) * time.Millisecond
 	s.Lost = time.Duration(a.LostSeconds * float64(time.Second))
 	if a.Stream != nil { // not what was ordered, when it is another attempt than the first
 		s.Strategy = *a.Stream

@@ -2,6 +2,7 @@ package precopy
 
 import (
 	"testing"
+	"time"
 
 	"drover/hypervisor"
 	"drover/precopy/tune"
@@ -17,7 +18,25 @@ func TestGoesOnAsBegun(t *testing.T) {
 	}
 	m.Attempts = []Attempt{{Number: 1, Stream: &ordered}, {Number: 2, Stream: &again}}
 	s := startOf(m, 1<<30)
-	if goOn(&s, m.attempt()); tune.New(s).Strategy() != again || TunerFor(m, 1<<30).Strategy() != again {
+	if goOn(&s, m); tune.New(s).Strategy() != again || TunerFor(m, 1<<30).Strategy() != again {
 		t.Errorf("the second attempt goes on with %+v, want %+v", s.Strategy, again)
+	}
+}
+
+// A migration has one budget, however many attempts it takes; the clock of each begins anew. The limit that is in force may
+// be below the one that it began with.
+func TestGoesOnWithWhatIsLeft(t *testing.T) {
+	began := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	m := Migration{Order: &Order{}, Policy: Policy{BudgetSeconds: 60}, Started: &began}
+	for _, tc := range []struct {
+		number int
+		after  time.Duration
+		want   time.Duration
+	}{{1, time.Second, 60 * time.Second}, {2, 20 * time.Second, 40 * time.Second}, {2, 2 * time.Minute, time.Second}} {
+		m.Attempts = []Attempt{{Number: tc.number, Started: began.Add(tc.after), DowntimeMS: 50, LimitMS: 20, LostSeconds: 1.5}}
+		s := startOf(m, 1<<30)
+		if goOn(&s, m); s.Budget != tc.want || s.Limit != 20*time.Millisecond || s.Lost != 1500*time.Millisecond {
+			t.Errorf("attempt %d, begun after %s: a budget of %s, want %s; limit %s, lost %s", tc.number, tc.after, s.Budget, tc.want, s.Limit, s.Lost)
+		}
 	}
 }

@@ -86,7 +86,7 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	if time.Now().Before(d.quiet) && !d.split() {
 		return tune.Wait
 	}
-	pctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	pctx, cancel := context.WithTimeout(ctx, d.patience(5*time.Second))
 	defer cancel()
 	stats, err := d.w.Migrator.JobStats(pctx, d.domain)
 	if err != nil || stats.Kind != hypervisor.JobOutgoing {
@@ -99,8 +99,12 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.pace.note(now, stats.Processed())
 	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
+	share := d.brake.share
+	if d.blind > 0 {
+		share, d.blind = min(share, d.blind), 0
+	}
 	dec := d.tuner.Step(tune.Reading{
-		JobStats: stats, Share: d.brake.share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
+		JobStats: stats, Share: share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
 		Least: d.brake.least(), Warming: d.brake.warming(),
 	})
 	if d.split() {
@@ -185,8 +189,17 @@ func (d *drive) giveUp(dec tune.Decision) {
 // on for who knows how long.
 func (d *drive) unread() {
 	if d.brake.asked != 1 && time.Since(d.read) > unreadLimit {
+		d.blind = d.brake.share
 		d.brake.set(1)
 	}
+}
+
+// patience is how long a question to libvirt may take: less while the guest is slowed.
+func (d *drive) patience(most time.Duration) time.Duration {
+	if d.brake.asked != 1 {
+		return unreadLimit
+	}
+	return most
 }
 
 // apply brings the downtime limit and the guest's speed to where the tuner wants them. What fails is
@@ -216,7 +229,12 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 	d.toldLost = lost
 	d.rec.change(func(m *Migration) {
 		if !m.Phase.Final() {
-			m.changeAttempt(func(a *Attempt) { a.LimitMS, a.LostSeconds = limit.Milliseconds(), lost })
+			m.changeAttempt(func(a *Attempt) {
+				if limit > 0 {
+					a.LimitMS = limit.Milliseconds()
+				}
+				a.LostSeconds = lost
+			})
 		}
 	})
 }
@@ -394,8 +412,8 @@ func (d *drive) adoptedStart(ctx context.Context, m Stored) tune.Start {
 	d.brake.release()
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	start := startOf(m.Migration, memory)
-	goOn(&start, m.attempt())
-	d.limit, d.cap = start.Limit, 0 // what is in force only libvirt knows
+	goOn(&start, m.Migration)
+	d.limit, d.cap = 0, 0 // what is in force only libvirt knows
 	return start
 }
 
@@ -414,7 +432,7 @@ func (d *drive) follow(ctx context.Context) (bool, error) {
 				return seen, ctx.Err()
 			}
 		}
-		pctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		pctx, cancel := context.WithTimeout(ctx, d.patience(10*time.Second))
 		stats, err := d.w.Migrator.JobStats(pctx, d.domain)
 		cancel()
 		switch {

@@ -7,7 +7,7 @@ import "time"
 const (
 	// beatEvery is far shorter than the shortest quota: what a vCPU runs over is taken from its next piece, which may be too
 	// small for a sign of life then. With 800 µs pieces of 1.5 ms were 0.6 to 2.3 ms long, with 400 they are 1.0 to 1.9. A
-	// vCPU that stands still is looked for a third as often: still before it has spent its next quota.
+	// vCPU that stands still is looked for a third as often: by when it has spent its next quota at the latest.
 	beatEvery = 400 * time.Microsecond
 	// mostBeaten is how many vCPUs a metronome follows at most: each takes a thread and, while it is throttled, up to
 	// a thirtieth of a core (measured in a virtual machine, whose timers are dear).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"os"
@@ -362,9 +363,14 @@ func (th *Throttle) End() error {
 	th.stopForgiving()
 	if th.held {
 		if err := th.t.spool.locked(th.restore); err != nil {
-			// A spool that is gone must not keep the guest from its speed.
+			// A spool that is gone must not keep the guest from its speed, nor is there anything in it to remember.
 			_, again := th.entry.restore(th.t.kernel, th.t.boot)
-			return fmt.Errorf("unthrottle %s: %w", th.id, errors.Join(err, again))
+			if again == nil {
+				th.stopBeat()
+			}
+			if again != nil || !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("unthrottle %s: %w", th.id, errors.Join(err, again))
+			}
 		}
 		th.held = false
 		th.t.guard.release()

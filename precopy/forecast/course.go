@@ -210,12 +210,22 @@ func lost(f model.Forecast, share float64) time.Duration {
 	return time.Duration((1 - share) * float64(f.Duration))
 }
 
-// budget is how long it may take: what was ordered, else twelve passes and a minute.
+// budget is how long its memory may take: what was ordered, else what Budget computes.
 func (at circumstances) budget() time.Duration {
 	if at.intent.Budget > 0 {
 		return at.intent.Budget
 	}
-	return seconds(60 + 12*at.bandwidth.Time(at.memory).Seconds())
+	return Budget(at.bandwidth, at.memory, 0)
+}
+
+// Budget is how long a migration may take where nothing is ordered: a minute, twelve passes over its memory and twice
+// what copying its disks takes, if they are copied; without an end where no bandwidth is known.
+func Budget(b hypervisor.BytesPerSecond, memory, disks hypervisor.Bytes) time.Duration {
+	pass, copying := b.Time(memory), b.Time(disks)
+	if pass > math.MaxInt64/48 || copying > math.MaxInt64/8 {
+		return math.MaxInt64
+	}
+	return time.Minute + 12*pass + 2*copying
 }
 
 // advice says what would have to change for it to end.

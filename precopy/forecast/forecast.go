@@ -84,7 +84,11 @@ func Of(in Input) Forecast {
 	}
 	f.Duration += k.speed(in.Bandwidth).Time(in.Disks)
 	f.Low, f.High = f.Confidence.around(f.Duration)
-	if budget := at.budget(); f.Converges && f.Duration > budget {
+	budget := at.budget()
+	if in.Intent.Budget == 0 {
+		budget = Budget(in.Bandwidth, in.Memory, in.Disks)
+	}
+	if f.Converges && f.Duration > budget {
 		f.Converges = false
 		f.Why = fmt.Sprintf("it takes about %s, and may take %s", f.Duration.Round(time.Second), budget.Round(time.Second))
 	}

@@ -122,6 +122,19 @@ func TestForecastFollowsWhatHappened(t *testing.T) {
 	}
 }
 
+// However long disks take to copy, they are within a budget that nobody ordered.
+func TestDisksAreWithinTheBudget(t *testing.T) {
+	in := with(receipt("1", plain, 39, 110), receipt("2", plain, 43, 120))
+	in.Disks = 4096 * gib
+	if f := Of(in); !f.Converges {
+		t.Errorf("takes %s: %s", f.Duration, f.Why)
+	}
+	in.Intent.Budget = time.Hour
+	if f := Of(in); f.Converges {
+		t.Errorf("takes %s, within an hour", f.Duration)
+	}
+}
+
 // What pauses had besides sending is learned of the domain: the controller is told the most of the last
 // three, and a forecast goes by their median.
 func TestSwitchoverIsLearned(t *testing.T) {

@@ -230,24 +230,20 @@ func (c *Controller) Learned() forecast.Receipt {
 	return r
 }
 
-// budget is how long the migration may take: what was ordered, or twelve passes at the cap and a
-// minute for what is not copying.
+// budget is how long the migration may take: what was ordered, or what is computed at the cap. Disks are copied before
+// memory, and libvirt's clock runs meanwhile.
 func (c *Controller) budget() time.Duration {
 	if c.start.Budget > 0 {
 		return c.start.Budget
 	}
-	pass := c.start.Bandwidth.Time(max(c.start.Memory, c.prev.MemTotal))
-	if pass > math.MaxInt64/24 {
-		return math.MaxInt64 // no bandwidth known: no end in sight either
-	}
-	return time.Minute + 12*pass
+	return forecast.Budget(c.start.Bandwidth, max(c.start.Memory, c.prev.MemTotal), c.prev.DiskTotal)
 }
 
 // Step implements Tuner. Call it at every poll; it judges when a pass begins.
 func (c *Controller) Step(r Reading) Decision {
 	c.note(r)
 	switch {
-	case r.MemTotal == 0 || r.Postcopy:
+	case r.Postcopy, r.MemTotal == 0 && (c.start.Budget == 0 || r.Elapsed <= c.start.Budget):
 		return c.present
 	case r.Elapsed > c.budget() && (c.start.Budget > 0 || r.Elapsed-c.waited > c.budget()):
 		c.share = 1

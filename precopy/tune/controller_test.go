@@ -32,6 +32,24 @@ func TestAdoptedBudget(t *testing.T) {
 	}
 }
 
+// Disks are copied before memory, on the same clock: what is computed has room for them, and what was ordered is kept to
+// meanwhile.
+func TestDisksTakeTheirTime(t *testing.T) {
+	disks := tune.Reading{JobStats: hypervisor.JobStats{Elapsed: 6 * time.Minute, DiskTotal: 8192 * mib, DiskRemaining: 4096 * mib}}
+	memory := disks
+	memory.Elapsed, memory.MemTotal, memory.MemRemaining, memory.DiskRemaining, memory.Round = 7*time.Minute, 512*mib, 500*mib, 0, 1
+	for _, tc := range []struct {
+		budget time.Duration
+		at     tune.Reading
+		over   bool
+	}{{0, disks, false}, {0, memory, false}, {5 * time.Minute, disks, true}, {10 * time.Minute, disks, false}, {10 * time.Minute, memory, false}} {
+		c := tune.New(tune.Start{MaxPause: 150 * time.Millisecond, Bandwidth: mbit400, Memory: 512 * mib, Budget: tc.budget})
+		if d := c.Step(tc.at); (d.Reason == tune.OverBudget) != tc.over {
+			t.Errorf("%s of disks and %s of memory after %s within %s: %+v, over wanted: %v", tc.at.DiskTotal, tc.at.MemTotal, tc.at.Elapsed, tc.budget, d, tc.over)
+		}
+	}
+}
+
 // A limit bounds the sending alone: what a pause has besides is taken off the promise, as the domain's last
 // migrations have shown it, if they have.
 func TestLimitOfWhatIsKnown(t *testing.T) {
