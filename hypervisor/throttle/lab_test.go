@@ -76,7 +76,7 @@ func (l labHost) watch(guest string, groups []group) seen {
 	if err := json.Unmarshal([]byte(l.run("probe", guest, "--for", "5s", "-o", "json")), &s); err != nil {
 		l.Fatal(err)
 	}
-	u := usage(before, before, counters(l.TB, groups), 1)
+	u := usage(before, counters(l.TB, groups))
 	s.cpu, s.denied = float64(u.VCPUs[0].Used), float64(u.VCPUs[0].Denied)
 	s.rate = s.Work / s.Seconds
 	l.Logf("%.1f s: %.2f of a core used, %.2f denied, %.0f pages/s, longest silence %.0f ms", time.Since(began).Seconds(), s.cpu, s.denied, s.rate, s.Silence)

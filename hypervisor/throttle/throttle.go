@@ -147,7 +147,6 @@ type Throttle struct {
 	entry     entry       // what the spool holds, once held
 	held      bool        // in the spool and under guard
 	ended     bool
-	begin     sample
 	last      sample
 }
 
@@ -191,11 +190,8 @@ func (th *Throttle) open() error {
 		}
 		th.originals = append(th.originals, b)
 	}
-	if th.begin, err = th.sample(); err != nil {
-		return err
-	}
-	th.last = th.begin
-	return nil
+	th.last, err = th.sample()
+	return err
 }
 
 // Original returns the bandwidth that the vCPUs had, and get back, by vCPU number.
@@ -328,15 +324,9 @@ func (th *Throttle) Use() (Usage, error) {
 	if err != nil {
 		return Usage{}, fmt.Errorf("throttle %s: %w", th.id, err)
 	}
-	u := usage(th.begin, th.last, now, th.share)
+	u := usage(th.last, now)
 	th.last = now
 	return u, nil
-}
-
-// Counters returns the vCPUs' counters as the kernel keeps them.
-func (th *Throttle) Counters() ([]VCPUUse, error) {
-	s, err := th.sample()
-	return s.use, err
 }
 
 func (th *Throttle) sample() (sample, error) {

@@ -130,17 +130,13 @@ func TestPauseAndUse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			u, err := x.Use()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !near(u.Share, step.want) || !near(got, step.want) {
-				t.Errorf("share %v within %s: %v and %v in force, want %v", step.share, step.pause, got, u.Share, step.want)
+			if !near(got, step.want) {
+				t.Errorf("share %v within %s: %v in force, want %v", step.share, step.pause, got, step.want)
 			}
 		}
 		tr.counters(0, 3*time.Second, 2*time.Second)
 		tr.counters(1, time.Second, 0)
-		got, err := x.Counters()
+		got, err := x.sample()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -148,7 +144,7 @@ func TestPauseAndUse(t *testing.T) {
 			{VCPU: 0, CPU: 3 * time.Second, Throttled: 2 * time.Second, Periods: 7, ThrottledPeriods: 3},
 			{VCPU: 1, CPU: time.Second, Periods: 7, ThrottledPeriods: 3},
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, got.use); diff != "" {
 			t.Errorf("counters (-want +got):\n%s", diff)
 		}
 		if err := x.End(); err != nil {
@@ -159,15 +155,14 @@ func TestPauseAndUse(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	now := time.Now()
-	begin := sample{now, []VCPUUse{{VCPU: 0, CPU: time.Second}, {VCPU: 1}}}
 	before := sample{now.Add(10 * time.Second), []VCPUUse{{VCPU: 0, CPU: 2 * time.Second, Throttled: 4 * time.Second}, {VCPU: 1}}}
 	after := sample{now.Add(12 * time.Second), []VCPUUse{
 		{VCPU: 0, CPU: 2500 * ms, Throttled: 5 * time.Second}, {VCPU: 1, CPU: 200 * ms}, {VCPU: 2, CPU: time.Hour},
 	}}
-	got := usage(begin, before, after, 0.25)
+	got := usage(before, after)
 	want := Usage{
-		Interval: 2 * time.Second, Total: 12 * time.Second, Lost: 5 * time.Second, Share: 0.25,
-		VCPUs: []VCPUUsage{{0, 0.25, 0.5}, {1, 0.1, 0}, {2, 0, 0}},
+		Interval: 2 * time.Second,
+		VCPUs:    []VCPUUsage{{0, 0.25, 0.5}, {1, 0.1, 0}, {2, 0, 0}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

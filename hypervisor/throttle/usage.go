@@ -22,13 +22,6 @@ type Usage struct {
 	// Interval is the time since the Use before, or since Begin. Used and Denied of VCPUs are about it.
 	Interval time.Duration
 	VCPUs    []VCPUUsage
-	// Share of a core that each vCPU may use now; 1 when nothing is taken away.
-	Share float64
-	// Total is the time since Begin, and Lost what the vCPU that was denied most was denied of it. It
-	// bounds the guest's lost work from above: a guest that wanted less than a core but more than its
-	// share counts as wanting all of it, because it never catches up.
-	Total time.Duration
-	Lost  time.Duration
 }
 
 // VCPUUsage is one vCPU's part over an interval.
@@ -53,13 +46,9 @@ type sample struct {
 	use []VCPUUse
 }
 
-// usage compares the counters now with those at the call before and at the beginning. A vCPU that is
-// new since counts from now on.
-func usage(begin, before, now sample, share float64) Usage {
-	u := Usage{
-		Interval: now.at.Sub(before.at), Total: now.at.Sub(begin.at), Share: share,
-		VCPUs: make([]VCPUUsage, 0, len(now.use)),
-	}
+// usage compares the counters now with those at the call before. A vCPU that is new since counts from now on.
+func usage(before, now sample) Usage {
+	u := Usage{Interval: now.at.Sub(before.at), VCPUs: make([]VCPUUsage, 0, len(now.use))}
 	for _, n := range now.use {
 		v := VCPUUsage{VCPU: n.VCPU}
 		if b, ok := before.of(n.VCPU); ok && u.Interval > 0 {
@@ -67,9 +56,6 @@ func usage(begin, before, now sample, share float64) Usage {
 			v.Denied = hypervisor.Cores((n.Throttled - b.Throttled).Seconds() / u.Interval.Seconds())
 		}
 		u.VCPUs = append(u.VCPUs, v)
-		if b, ok := begin.of(n.VCPU); ok {
-			u.Lost = max(u.Lost, n.Throttled-b.Throttled)
-		}
 	}
 	return u
 }
