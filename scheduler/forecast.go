@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -26,7 +27,7 @@ func forecastInput(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.P
 		dst = &fleet.Host{}
 	}
 	in := forecast.Input{
-		Now: now, Memory: d.Facts.Memory, Bandwidth: budget.Between(src, dst), Intent: p.Intent(), Profile: profile,
+		Now: now, Memory: memoryOf(d, profile), Bandwidth: budget.Between(src, dst), Intent: p.Intent(), Profile: profile,
 		Basis: forecast.Basis{Resident: d.Load.Memory, Dirty: d.Load.Dirty}, DirtyLong: d.Load.DirtyLong,
 		Can: forecast.Capabilities{
 			XBZRLE: both(src, dst, "xbzrle"), PostCopy: both(src, dst, "postcopy"),
@@ -48,6 +49,16 @@ func forecastInput(s *fleet.Snapshot, d fleet.Domain, target string, p precopy.P
 		}
 	}
 	return in
+}
+
+// memoryOf is the domain's memory. A host that it has just come to may not have told yet: then it is what it had when
+// it was moved, or what it holds.
+func memoryOf(d fleet.Domain, profile forecast.Profile) hypervisor.Bytes {
+	before := hypervisor.Bytes(0)
+	if n := len(profile.Receipts); n > 0 {
+		before = profile.Receipts[n-1].Memory
+	}
+	return cmp.Or(d.Facts.Memory, max(before, d.Load.Memory))
 }
 
 func both(a, b *fleet.Host, capability string) bool {

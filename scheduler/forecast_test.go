@@ -176,3 +176,18 @@ func TestHopelessIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// A host that the domain has just come to has not told how much memory it has: what is forecast is still of all of it.
+func TestForecastWithoutMemory(t *testing.T) {
+	s := snapshot(host("h1", 8*hypervisor.GiB, "a:2"), host("h2", 8*hypervisor.GiB))
+	for _, h := range s.Hosts {
+		h.Facts.Capacity.Bandwidth = 400e6 / 8
+	}
+	d := fleet.Domain{Host: s.Hosts["h1"], Load: hypervisor.DomainLoad{Memory: hypervisor.GiB}}
+	for _, profile := range []forecast.Profile{{}, {Receipts: []forecast.Receipt{busy("1", true)}}} {
+		f := Forecast(s, d, "h2", precopy.DefaultPolicy(), false, profile, t0)
+		if f.Bytes < hypervisor.GiB {
+			t.Errorf("%d receipts: %+v", len(profile.Receipts), f)
+		}
+	}
+}

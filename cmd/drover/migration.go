@@ -314,8 +314,12 @@ func migrationTable(m precopy.Migration) out.Table {
 		if o.PauseKnown {
 			pause = fmt.Sprintf("pause %d ms", o.PauseMS)
 		}
-		t.Add("Outcome:", fmt.Sprintf("%.1f s, %s, %s, %d rounds, throttled at most %d %%, %s",
-			o.Seconds, o.Bytes, pause, o.Rounds, o.ThrottleMaxPercent, stream(o.Strategy, m.Policy.Encrypt)))
+		slowed := "not slowed"
+		if o.ThrottleMaxPercent > 0 {
+			slowed = fmt.Sprintf("%.0f %% of its work lost, slowed to %d %% at times", 100*o.Slowdown, 100-o.ThrottleMaxPercent)
+		}
+		t.Add("Outcome:", fmt.Sprintf("%.1f s, %s, %s, %d rounds, %s, %s",
+			o.Seconds, o.Bytes, pause, o.Rounds, slowed, stream(o.Strategy, m.Policy.Encrypt)))
 		if unkept := m.Unkept(); unkept != "" {
 			t.Add("", unkept)
 		}

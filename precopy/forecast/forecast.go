@@ -66,6 +66,9 @@ const (
 	farOff       = 1.4
 )
 
+// tooLong is by what factor a pause must be forecast to be longer than may be, for there to be no use in trying.
+const tooLong = 1.5
+
 // Of makes a forecast.
 func Of(in Input) Forecast {
 	k := know(in)
@@ -88,11 +91,24 @@ func Of(in Input) Forecast {
 	if in.Intent.Budget == 0 {
 		budget = Budget(in.Bandwidth, in.Memory, in.Disks)
 	}
-	if f.Converges && f.Duration > budget {
+	switch most := max(in.Intent.MaxPause, in.Intent.Ceiling); {
+	case !f.Converges:
+	case f.Duration > budget:
 		f.Converges = false
-		f.Why = fmt.Sprintf("it takes about %s, and may take %s", f.Duration.Round(time.Second), budget.Round(time.Second))
+		f.Why = fmt.Sprintf("it takes about %s, and %s are allowed", brief(f.Duration), brief(budget))
+	case most > 0 && float64(f.Pause) > tooLong*float64(most):
+		f.Converges = false
+		f.Why = fmt.Sprintf("its pause would be about %s, and %s are allowed", f.Pause.Round(10*time.Millisecond), most)
 	}
 	return f
+}
+
+// brief is a time for people, with a fraction where it is short.
+func brief(d time.Duration) time.Duration {
+	if d < 10*time.Second {
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(time.Second)
 }
 
 // choose takes the strategy that keeps most of the intent, of those the one that costs the least. One that

@@ -122,6 +122,21 @@ func TestForecastFollowsWhatHappened(t *testing.T) {
 	}
 }
 
+// A pause that is far longer than may be is not worth trying; one that is a little longer may turn out shorter.
+func TestPauseFarTooLong(t *testing.T) {
+	slow := func(id string) Receipt {
+		r := receipt(id, plain, 40, 280)
+		r.Sending, r.Limit = 10*time.Millisecond, 20*time.Millisecond
+		return r
+	}
+	in := with(slow("1"), slow("2"))
+	for ceiling, want := range map[time.Duration]bool{150 * time.Millisecond: false, 200 * time.Millisecond: true, 900 * time.Millisecond: true} {
+		if in.Intent.Ceiling = ceiling; Of(in).Converges != want {
+			t.Errorf("at most %s: %+v", ceiling, Of(in))
+		}
+	}
+}
+
 // However long disks take to copy, they are within a budget that nobody ordered.
 func TestDisksAreWithinTheBudget(t *testing.T) {
 	in := with(receipt("1", plain, 39, 110), receipt("2", plain, 43, 120))
@@ -145,6 +160,10 @@ func TestSwitchoverIsLearned(t *testing.T) {
 	}
 	copied := took("1", plain, 140, 1, true)
 	copied.CopyStorage = true
+	allowed := func(r Receipt, limit time.Duration) Receipt {
+		r.Limit = limit
+		return r
+	}
 	for _, tc := range []struct {
 		name         string
 		receipts     []Receipt
@@ -161,6 +180,9 @@ func TestSwitchoverIsLearned(t *testing.T) {
 		{"disks were copied too", []Receipt{copied}, Switchover, 0},
 		{"another way to migrate", []Receipt{took("1", plain+UsedPostCopy, 45, 1, true)}, Switchover, 0},
 		{"given up", []Receipt{took("1", plain, 45, 1, false)}, Switchover, 0},
+		{"the limit allowed most of it", []Receipt{allowed(took("1", plain, 2942, 1, true), 3032*time.Millisecond)}, Switchover, 0},
+		{"the limit allowed some of it", []Receipt{allowed(took("1", plain, 400, 1, true), 100*time.Millisecond)}, 300 * time.Millisecond, 300 * time.Millisecond},
+		{"no more than is believed", []Receipt{allowed(took("1", plain, 150, 20*time.Millisecond, true), 120*time.Millisecond)}, 130 * time.Millisecond, 130 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			in := with(tc.receipts...)
@@ -324,7 +346,7 @@ func TestNever(t *testing.T) {
 	}
 	in = with(receipt("1", plain, 60, 60), receipt("2", plain, 60, 60))
 	in.Intent.Budget = 40 * time.Second
-	if f := Of(in); f.Converges || !strings.Contains(f.Why, "may take 40s") {
+	if f := Of(in); f.Converges || !strings.Contains(f.Why, "40s are allowed") {
 		t.Errorf("with a deadline: %+v", f)
 	}
 }

@@ -32,8 +32,10 @@ const (
 	leastSpeed = hypervisor.BytesPerSecond(64 * hypervisor.KiB)
 	// setup is the time before the first byte goes, from the start of the job (measured with TLS).
 	setup = 300 * time.Millisecond
-	// leastSwitchover is what a switchover takes at least, whatever was expected for the sending.
-	leastSwitchover = 40 * time.Millisecond
+	// leastSwitchover is what a switchover takes at least, whatever was expected for the sending, and guessedSwitchover the
+	// most that is believed for what was expected alone.
+	leastSwitchover   = 40 * time.Millisecond
+	guessedSwitchover = 2 * Switchover
 )
 
 // What a pause has besides the sending of the rest, which alone a downtime limit bounds.

@@ -66,12 +66,18 @@ type Receipt struct {
 	CopyStorage bool   `json:"copy_storage,omitempty"`
 }
 
-// switchover is what the pause had besides sending; false when the receipt does not tell.
+// switchover is what the pause had besides sending; false when the receipt does not tell. What was to be expected for the
+// sending is a guess; that it took no longer than the limit is not: of a long pause under a long limit nobody knows.
 func (r Receipt) switchover() (time.Duration, bool) {
 	if !r.Done || r.PauseMS <= 0 || r.Sending <= 0 || r.CopyStorage || strings.HasSuffix(r.Strategy, UsedPostCopy) {
 		return 0, false
 	}
-	return max(time.Duration(r.PauseMS)*time.Millisecond-r.Sending, leastSwitchover), true
+	pause := time.Duration(r.PauseMS) * time.Millisecond
+	took := max(pause-r.Sending, leastSwitchover)
+	if r.Limit > 0 && took > guessedSwitchover {
+		took = min(took, pause-r.Limit)
+	}
+	return took, took >= leastSwitchover
 }
 
 // firstWhole is what the first pass had to send, uncompressed; 0 when the receipt does not tell.

@@ -60,6 +60,8 @@ const (
 	// spared is how much of what XBZRLE need not send by the model is reckoned with (model.Growth.Sent).
 	spared = 0.5
 	xbzrle = "xbzrle"
+	// mostPacked is how much longer than the pause that is allowed sending would take if nothing packed.
+	mostPacked = 150 * time.Millisecond
 	// nearEnd is how long before its expected end a migration is about to switch over.
 	nearEnd = 1500 * time.Millisecond
 )
@@ -303,13 +305,15 @@ func (c *Controller) plan(share float64, in model.Input, pause time.Duration) pl
 }
 
 // limitFor is the downtime limit for which QEMU lets the sending in the pause take so long. QEMU
-// compares what is left, uncompressed, with the bytes that go over the link.
+// compares what is left, uncompressed, with the bytes that go over the link. The last pages may not pack as well as those
+// before them: then the pause is longer by no more than mostPacked.
 func (c *Controller) limitFor(pause time.Duration) time.Duration {
 	packed := 1.0
 	if c.wire > 0 && c.start.Strategy.Compression != "" {
 		packed = min(max(float64(c.speed())/float64(c.wire), 1), forecast.MostPacked)
 	}
-	return max(time.Duration(packed*float64(pause)).Truncate(time.Millisecond), leastLimit)
+	limit := min(time.Duration(packed*float64(pause)), pause+mostPacked)
+	return max(limit.Truncate(time.Millisecond), leastLimit)
 }
 
 // judge decides at the beginning of a pass.
