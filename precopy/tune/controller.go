@@ -95,6 +95,7 @@ type Controller struct {
 	wire   hypervisor.BytesPerSecond
 	best   hypervisor.BytesPerSecond // the most that was on the link for so long
 
+	disks      hypervisor.Bytes // that are copied too, the most that was told of them
 	first      hypervisor.Bytes // sent in the first pass
 	firstWhole hypervisor.Bytes // of it, before compression
 	// Of passes from the third on, before which XBZRLE has nothing to compare with: the dirtied bytes that
@@ -238,7 +239,7 @@ func (c *Controller) budget() time.Duration {
 	if c.start.Budget > 0 {
 		return c.start.Budget
 	}
-	return forecast.Budget(c.start.Bandwidth, max(c.start.Memory, c.prev.MemTotal), c.prev.DiskTotal)
+	return forecast.Budget(c.start.Bandwidth, max(c.start.Memory, c.prev.MemTotal), c.disks)
 }
 
 // Step implements Tuner. Call it at every poll; it judges when a pass begins.

@@ -33,7 +33,7 @@ func (c *Controller) note(r Reading) {
 	if r.Least > 0 && r.Least < 1 {
 		c.possible = r.Least
 	}
-	c.highest = max(c.highest, r.DirtyRate)
+	c.highest, c.disks = max(c.highest, r.DirtyRate), max(c.disks, r.DiskTotal)
 	defer func() { c.prev, c.prevAt = r, r.Elapsed }()
 	if r.MemTotal == 0 {
 		return
