@@ -42,6 +42,8 @@ type brake struct {
 	// silence is the longest that the guest is silent for that.
 	silence time.Duration
 	failed  time.Time // when slowing it failed last
+	// lapsed is the share that the guest had while nobody could read its migration; 0 once that is told.
+	lapsed float64
 	// Until warm the guest that has just been slowed keeps more of its CPU than is asked for; zero is not.
 	warm time.Time
 }
@@ -145,6 +147,21 @@ func (b *brake) set(share float64) bool {
 	}
 	b.log.Info("guest slowed", "share", b.share, "cores", got, "of", float64(b.use))
 	return true
+}
+
+// lapse gives the guest its speed back because its migration can't be read.
+func (b *brake) lapse() {
+	b.lapsed = b.share
+	b.set(1)
+}
+
+// told is the share that the guest has had since it was told last: what it lost while nobody read is not forgotten.
+func (b *brake) told() float64 {
+	share := b.share
+	if b.lapsed > 0 {
+		share, b.lapsed = min(share, b.lapsed), 0
+	}
+	return share
 }
 
 // outgrown reports whether the guest can't be slowed as much any more as it was: it has longer pieces of CPU time since

@@ -73,7 +73,6 @@ type drive struct {
 	cap      hypervisor.BytesPerSecond
 	toldLost float64   // seconds of guest work, as the record was told
 	read     time.Time // when the job was read last
-	blind    float64   // the share that the guest was slowed to while it could not be read; 0 once that is told
 	switched bool      // the vCPUs were stopped for the switchover, at least once
 	quiet    time.Time // until when the job is not read, as the guest stands still
 	last     hypervisor.JobStats

@@ -99,12 +99,8 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.pace.note(now, stats.Processed())
 	d.tuner.Allow(d.allowed())
 	d.brake.look(now)
-	share := d.brake.share
-	if d.blind > 0 {
-		share, d.blind = min(share, d.blind), 0
-	}
 	dec := d.tuner.Step(tune.Reading{
-		JobStats: stats, Share: share, Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
+		JobStats: stats, Share: d.brake.told(), Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,
 		Least: d.brake.least(), Warming: d.brake.warming(),
 	})
 	if d.split() {
@@ -189,8 +185,7 @@ func (d *drive) giveUp(dec tune.Decision) {
 // on for who knows how long.
 func (d *drive) unread() {
 	if d.brake.asked != 1 && time.Since(d.read) > unreadLimit {
-		d.blind = d.brake.share
-		d.brake.set(1)
+		d.brake.lapse()
 	}
 }
 

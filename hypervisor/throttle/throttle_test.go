@@ -147,6 +147,9 @@ func TestPauseAndUse(t *testing.T) {
 		if diff := cmp.Diff(want, got.use); diff != "" {
 			t.Errorf("counters (-want +got):\n%s", diff)
 		}
+		if u, err := x.Use(); err != nil || len(u.VCPUs) != 2 {
+			t.Errorf("used %+v: %v", u, err)
+		}
 		if err := x.End(); err != nil {
 			t.Error(err)
 		}

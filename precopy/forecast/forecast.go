@@ -87,8 +87,8 @@ func Of(in Input) Forecast {
 	}
 	f.Duration += k.speed(in.Bandwidth).Time(in.Disks)
 	f.Low, f.High = f.Confidence.around(f.Duration)
-	budget := at.budget()
-	if in.Intent.Budget == 0 {
+	budget := in.Intent.Budget
+	if budget <= 0 {
 		budget = Budget(in.Bandwidth, in.Memory, in.Disks)
 	}
 	switch most := max(in.Intent.MaxPause, in.Intent.Ceiling); {
