@@ -28,6 +28,7 @@
 // allows, it runs on, and is slowed again once that is enough for what the first time has taught, where there is time.
 //
 // The rooms: tuner.go (what goes in and comes out), seen.go (what is made of the readings), controller.go
-// (what is done about it), land.go (the guest slowed until the rest fits), restart.go (whether another strategy
+// (what is done about it), plan.go (what it could come to, and whether that is allowed), land.go (the guest slowed until the
+// rest fits), restart.go (whether another strategy
 // pays), pace.go (the stream's cap), fixed.go (the schedules of other managers, to compare with).
 package tune
