@@ -144,6 +144,7 @@ func stayText(b balance.Blocked) string {
 		balance.NoOrder:       "VMs wait for each other's room",
 		balance.Bounded:       "the plan's bounds are reached",
 		balance.Together:      "it must stay with a VM that can't move",
+		balance.Contradiction: "its rules want it both together with another VM and apart from it",
 		balance.NotWorth:      "no move of it is worth its price",
 	}[b.Why]
 	if b.Detail != "" {

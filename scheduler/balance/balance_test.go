@@ -348,6 +348,33 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// VMs that rules want both together and apart stay, and are named: no host is right for both. The others go.
+func TestContradictionStays(t *testing.T) {
+	p := &Problem{Hosts: []Host{{Name: "a", Cores: 8, Memory: 32 * gibB, Link: 1.25e9, Draining: true}}}
+	for _, name := range []string{"b", "c"} {
+		p.Hosts = append(p.Hosts, Host{Name: name, Cores: 8, Memory: 32 * gibB, Link: 1.25e9})
+	}
+	for i := range 4 {
+		p.VMs = append(p.VMs, VM{Name: fmt.Sprint("v", i), Memory: gibB, Mean: Load{CPU: 1}})
+	}
+	p.Groups = []Group{
+		{Name: "with", VMs: []int{0, 1}, Required: true},
+		{Name: "too", VMs: []int{1, 2}, Required: true},
+		{Name: "never", VMs: []int{0, 2}, Apart: true, Required: true},
+	}
+	plan, err := Make(p, Options{Mode: Drain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]Why{}
+	for _, b := range plan.Blocked {
+		got[p.VMs[b.VM].Name] = b.Why
+	}
+	if want := map[string]Why{"v0": Contradiction, "v1": Together, "v2": Contradiction}; !reflect.DeepEqual(got, want) || len(plan.Moves) != 1 {
+		t.Errorf("blocked %v, %d moves; want %v, and one", got, len(plan.Moves), want)
+	}
+}
+
 // A drain with room moves what is on the host, and nothing else.
 func TestDrainMovesNothingElse(t *testing.T) {
 	p := &Problem{Hosts: []Host{{Name: "a", Cores: 8, Memory: 64 * gibB, Link: 1.25e9, Draining: true}}}

@@ -108,6 +108,7 @@ type compiled struct {
 	groups   []group
 	prices   []Price // by VM, to a link as fast as its host's
 	itemOf   []int32
+	torn     []bool // by VM: it must be with one that it must not be with
 	hostOf   map[string]int32
 	scale    float64    // price units per unit of badness
 	breach   [2]float64 // price units per breach of a preferred and a required rule; a domain left on a draining host is as bad
@@ -128,6 +129,10 @@ func compile(p *Problem, o Options) *compiled {
 		}
 	}
 	c.compileHosts()
+	c.torn = make([]bool, len(p.VMs))
+	for _, x := range p.contradictions() {
+		c.torn[x.a], c.torn[x.b] = true, true
+	}
 	c.compileItems()
 	c.compileGroups()
 	c.setScale()
@@ -288,6 +293,8 @@ func (c *compiled) stays(i int) Why {
 		return UnderWay
 	case v.Pinned:
 		return Pinned
+	case c.torn[i]:
+		return Contradiction
 	case leaves:
 		return ""
 	case v.Resting:

@@ -197,43 +197,10 @@ func (in *Input) Problem() (*Problem, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	if err := p.contradiction(); err != nil {
-		return nil, err
+	for _, c := range p.contradictions() {
+		return nil, fmt.Errorf("%w: VMs %s and %s have to be apart (anti_affinity group %s) and together (affinity)", ErrProblem, p.VMs[c.a].Name, p.VMs[c.b].Name, c.group)
 	}
 	return p, nil
-}
-
-// contradiction names two VMs that have to be both together and apart.
-func (p *Problem) contradiction() error {
-	with := make([]int, len(p.VMs)) // by VM: the least that it has to be with
-	for i := range with {
-		with[i] = i
-	}
-	find := func(i int) int {
-		for with[i] != i {
-			i = with[i]
-		}
-		return i
-	}
-	for _, g := range p.Groups {
-		if g.Apart || !g.Required {
-			continue
-		}
-		for _, i := range g.VMs {
-			a, b := find(i), find(g.VMs[0])
-			with[max(a, b)] = min(a, b)
-		}
-	}
-	for _, g := range p.Groups {
-		first := map[int]int{}
-		for _, i := range g.VMs {
-			if other, ok := first[find(i)]; ok && g.Apart && g.Required {
-				return fmt.Errorf("%w: VMs %s and %s have to be apart (anti_affinity group %s) and together (affinity)", ErrProblem, p.VMs[other].Name, p.VMs[i].Name, g.Name)
-			}
-			first[find(i)] = i
-		}
-	}
-	return nil
 }
 
 // quantity is x units as a number that fits an int64.

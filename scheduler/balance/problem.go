@@ -70,6 +70,49 @@ type Group struct {
 	Required bool // else preferred
 }
 
+// contradiction is of two VMs that have to be both together and apart, the latter by the group.
+type contradiction struct {
+	a, b  int
+	group string
+}
+
+func (p *Problem) contradictions() []contradiction {
+	with := make([]int, len(p.VMs)) // by VM: the least that it has to be with
+	for i := range with {
+		with[i] = i
+	}
+	find := func(i int) int {
+		for with[i] != i {
+			i = with[i]
+		}
+		return i
+	}
+	for _, g := range p.Groups {
+		if g.Apart || !g.Required {
+			continue
+		}
+		for _, i := range g.VMs {
+			a, b := find(i), find(g.VMs[0])
+			with[max(a, b)] = min(a, b)
+		}
+	}
+	var out []contradiction
+	for _, g := range p.Groups {
+		if !g.Apart || !g.Required {
+			continue
+		}
+		first := map[int]int{}
+		for _, i := range g.VMs {
+			if other, ok := first[find(i)]; ok {
+				out = append(out, contradiction{other, i, g.Name})
+				continue
+			}
+			first[find(i)] = i
+		}
+	}
+	return out
+}
+
 // Validate returns an error that wraps ErrProblem and names the first thing that contradicts itself.
 func (p *Problem) Validate() error {
 	fail := func(format string, args ...any) error {

@@ -13,10 +13,11 @@ const (
 	NoCPU         Why = "cpu"
 	NoVCPUs       Why = "vcpus" // the host would have more of them than it may
 	AntiAffinity  Why = "anti-affinity"
-	Avoided       Why = "avoided"  // the VM may not go to that host
-	Closed        Why = "cordoned" // the host takes no VMs
-	NoOrder       Why = "no-order" // VMs wait for each other's room
-	Bounded       Why = "bounded"  // the plan's bound on moves, bytes or time is reached
-	Together      Why = "affinity" // it must stay with one that can't move
+	Avoided       Why = "avoided"       // the VM may not go to that host
+	Closed        Why = "cordoned"      // the host takes no VMs
+	NoOrder       Why = "no-order"      // VMs wait for each other's room
+	Bounded       Why = "bounded"       // the plan's bound on moves, bytes or time is reached
+	Together      Why = "affinity"      // it must stay with one that can't move
+	Contradiction Why = "contradiction" // it must be with one that it must not be with
 	NotWorth      Why = "not-worth"
 )
