@@ -59,7 +59,7 @@ func (d *drive) again(ctx context.Context, cause error) (hypervisor.MigrateSpec,
 		start.Budget = max(start.Budget-time.Since(*m.Started), time.Second)
 	}
 	d.tuner = d.w.tuner(m.Policy, start)
-	d.tuner.Allow(d.allowed())
+	d.tuner.Allow(d.allowed(), d.alone())
 	d.limit, d.last, d.toldLost, d.begun = d.tuner.Limit(), hypervisor.JobStats{}, 0, make(chan struct{})
 	spec, now := d.spec(), time.Now()
 	d.cap, d.pace, d.bar = spec.Bandwidth, pace{}, Progress{}

@@ -80,7 +80,7 @@ func (d *drive) lastStep(ctx context.Context, seen hypervisor.Inspection, disks 
 	d.brake = newBrake(ctx, d.w.Throttle, m.Migration, d.log)
 	d.tuner = d.w.tuner(m.Policy, startOf(m.Migration, seen.Facts.Memory))
 	d.mirrors = len(disks)
-	d.tuner.Allow(d.allowed())
+	d.tuner.Allow(d.allowed(), d.alone())
 	d.limit = d.tuner.Limit()
 	spec := d.spec()
 	d.cap = spec.Bandwidth

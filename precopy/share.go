@@ -18,6 +18,9 @@ type Share struct {
 	// From is the most that may be in force until the agent has applied this share: what it replaced, if
 	// that was more.
 	From hypervisor.BytesPerSecond `json:"from,omitempty"`
+	// Alone is the most that it could be if nobody else used the links: more is to be waited for only up to that. 0 is
+	// not known.
+	Alone hypervisor.BytesPerSecond `json:"alone,omitempty"`
 	// Serial counts the migration's shares; [Progress] says which one is in force.
 	Serial int64     `json:"serial"`
 	At     time.Time `json:"at"` // by the leader's clock
@@ -106,6 +109,15 @@ func (d *drive) allowed() hypervisor.BytesPerSecond {
 	}
 	if o.Share > 0 {
 		return min(o.Share, o.Bandwidth)
+	}
+	return o.Bandwidth
+}
+
+// alone is the most that could be allowed if nobody else used the links.
+func (d *drive) alone() hypervisor.BytesPerSecond {
+	o := d.rec.current().Order
+	if s, known := d.hold.get(); known && s.Alone > 0 {
+		return min(s.Alone, o.Bandwidth)
 	}
 	return o.Bandwidth
 }

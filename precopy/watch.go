@@ -97,7 +97,7 @@ func (d *drive) poll(ctx context.Context) tune.Action {
 	d.stand(stats)
 	now := time.Now()
 	d.pace.note(now, stats.Processed())
-	d.tuner.Allow(d.allowed())
+	d.tuner.Allow(d.allowed(), d.alone())
 	d.brake.look(now)
 	dec := d.tuner.Step(tune.Reading{
 		JobStats: stats, Share: d.brake.told(), Silence: d.brake.silence, ShortQueue: d.keepQueue(now), Now: now,

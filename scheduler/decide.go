@@ -431,7 +431,7 @@ func (p *pass) order(m precopy.Stored, r feasible.Request, target string, promis
 			next.Reason = "ordered, though it may not end within the intent: " + f.Why
 		}
 	}
-	share := budget.FirstShare(next, v.Share, v.Limit, p.Now)
+	share := budget.FirstShare(next, v, p.Now)
 	p.decisions = append(p.decisions, Decision{Write: &Write{
 		Old: m, New: next, Host: target, HostRevision: dst.RecordRevision, Share: &share,
 	}})

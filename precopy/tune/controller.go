@@ -130,6 +130,7 @@ type Controller struct {
 	present       Decision
 
 	allowed hypervisor.BytesPerSecond // what the stream may use now
+	alone   hypervisor.BytesPerSecond // the most that it could be if nobody else used the links
 	waited  time.Duration             // by which it took longer for using less than was ordered
 	ends    time.Duration             // Elapsed by which it is expected to be over; 0 while that is not in sight
 	need    hypervisor.BytesPerSecond
@@ -139,7 +140,7 @@ type Controller struct {
 func New(s Start) *Controller {
 	s.MaxPause = max(s.MaxPause, leastLimit)
 	s.Ceiling = max(s.Ceiling, s.MaxPause)
-	c := &Controller{start: s, share: 1, least: 1, fresh: 1, before: 1, dear: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth, fixed: cmp.Or(s.Prior.Switchover, forecast.Switchover)}
+	c := &Controller{start: s, share: 1, least: 1, fresh: 1, before: 1, dear: 1, lost: s.Lost, pace: newPace(s.Bandwidth, s.Strategy.Compression), allowed: s.Bandwidth, alone: s.Bandwidth, fixed: cmp.Or(s.Prior.Switchover, forecast.Switchover)}
 	c.limit = min(forecast.FirstLimit, c.sending(s.MaxPause))
 	if p := s.Prior; p.Receipts > 0 && p.Limit > 0 {
 		// What the last migration ended with, if the promise allows, spares the passes to find it.
@@ -176,11 +177,14 @@ func (c *Controller) Share() float64 { return c.share }
 func (c *Controller) Bandwidth() hypervisor.BytesPerSecond { return c.pace.cap }
 
 // Allow implements Tuner.
-func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
+func (c *Controller) Allow(bandwidth, alone hypervisor.BytesPerSecond) {
 	if bandwidth <= 0 {
 		return
 	}
-	if bandwidth = min(bandwidth, c.start.Bandwidth); bandwidth != c.allowed {
+	bandwidth = min(bandwidth, c.start.Bandwidth)
+	// A link may have become slower than it was when the migration was ordered.
+	c.alone = max(min(alone, c.start.Bandwidth), bandwidth)
+	if bandwidth != c.allowed {
 		c.allowed, c.due, c.best, c.dear = bandwidth, 0, 0, 1
 	}
 	c.pace.allow(c.allowed)
@@ -189,7 +193,7 @@ func (c *Controller) Allow(bandwidth hypervisor.BytesPerSecond) {
 // held reports whether others have the bandwidth that the migration would take to converge: no reason to
 // make the guest pay for it, nor to give up.
 func (c *Controller) held() bool {
-	return float64(c.allowed) < 0.95*float64(c.start.Bandwidth) && (c.need == 0 || c.need > c.allowed)
+	return float64(c.allowed) < 0.95*float64(c.alone) && (c.need == 0 || c.need > c.allowed)
 }
 
 // Lost implements Tuner.
@@ -202,9 +206,9 @@ func (c *Controller) Learned() forecast.Receipt {
 		Memory: c.prev.MemTotal, FirstPass: c.first, FirstWhole: c.firstWhole, Setup: c.prev.Setup,
 		LeastShare: c.least, FloorShare: c.possible, Limit: c.limit, Waited: c.waited,
 	}
-	if c.allowed > 0 && c.allowed < c.start.Bandwidth {
+	if c.allowed > 0 && c.allowed < c.alone {
 		// Of a part of the link, what it would have carried of the whole.
-		r.Achieved = min(c.start.Bandwidth, hypervisor.BytesPerSecond(float64(c.wire)*float64(c.start.Bandwidth)/float64(c.allowed)))
+		r.Achieved = min(c.alone, hypervisor.BytesPerSecond(float64(c.wire)*float64(c.alone)/float64(c.allowed)))
 	}
 	if c.first == 0 && !c.adopted {
 		r.FirstPass, r.FirstWhole = c.prev.MemProcessed, c.prev.MemNormal

@@ -72,7 +72,7 @@ func (f *fixed) Share() float64 { return 1 }
 func (f *fixed) Bandwidth() hypervisor.BytesPerSecond { return f.allowed }
 
 // Allow implements Tuner.
-func (f *fixed) Allow(bandwidth hypervisor.BytesPerSecond) { f.allowed = bandwidth }
+func (f *fixed) Allow(bandwidth, _ hypervisor.BytesPerSecond) { f.allowed = bandwidth }
 
 // Lost implements Tuner: fixed policies slow nobody, QEMU does.
 func (f *fixed) Lost() time.Duration { return 0 }

@@ -211,3 +211,30 @@ func TestLinkDipIsNoFaultOfTheGuest(t *testing.T) {
 	}
 	t.Error("not over")
 }
+
+// A link that turns out slower than it was ordered by gives no more however long one waits: the guest is slowed. What
+// others have of it is waited for.
+func TestLinkIsSlowerThanOrdered(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		alone  hypervisor.BytesPerSecond
+		slowed bool
+	}{{"slower", carried, true}, {"taken by others", 4 * carried, false}} {
+		l := newLanding(0, func(s *tune.Start) { s.Bandwidth = 4 * carried })
+		var d tune.Decision
+		for over := false; !over && l.r.Elapsed < 90*time.Second; {
+			l.c.Allow(carried, tc.alone)
+			d, over = l.step(carried, func(size hypervisor.Bytes) hypervisor.Bytes { return max(size/8, mib) })
+			if d.Action == tune.Abort {
+				t.Errorf("%s: given up after %s: %s", tc.name, l.r.Elapsed, d.Text)
+				break
+			}
+		}
+		if got := l.slowed > 0; got != tc.slowed || got == (d.Reason == tune.Sharing) {
+			t.Errorf("%s: slowed %v: %s %s", tc.name, got, d.Reason, d.Text)
+		}
+		if r := l.c.Learned(); r.Achieved > tc.alone || r.Achieved < tc.alone*9/10 {
+			t.Errorf("%s: learned of a link of %s, want %s", tc.name, r.Achieved, tc.alone)
+		}
+	}
+}

@@ -99,8 +99,9 @@ type Tuner interface {
 	Share() float64
 	// Bandwidth is the cap on the stream that should be in force; 0 leaves it as it was ordered.
 	Bandwidth() hypervisor.BytesPerSecond
-	// Allow says what the stream may use from now on: at most what was ordered.
-	Allow(bandwidth hypervisor.BytesPerSecond)
+	// Allow says what the stream may use from now on, at most what was ordered, and the most that it could be if nobody
+	// else used the links.
+	Allow(bandwidth, alone hypervisor.BytesPerSecond)
 	// Step takes one reading.
 	Step(r Reading) Decision
 	// Lost is the guest's work that slowing it has cost so far.

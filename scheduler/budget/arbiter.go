@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -130,9 +131,9 @@ type Candidate struct {
 type Verdict struct {
 	OK   bool
 	Need hypervisor.BytesPerSecond // of the candidate, capped
-	// Share is what it may begin with, Limit what keeps it from more.
-	Share hypervisor.BytesPerSecond
-	Limit string
+	// Share is what it may begin with, Limit what keeps it from more, Alone the most that it could have.
+	Share, Alone hypervisor.BytesPerSecond
+	Limit        string
 	// Fixed says that the share is all that the migration will ever have.
 	Fixed bool
 	// Behind says that it is prepared while another is being sent.
@@ -212,7 +213,7 @@ func (a *Arbiter) Admit(c Candidate) Verdict {
 	}
 	f.inForce = share
 	a.flows = append(a.flows, f)
-	return Verdict{OK: true, Need: f.Need, Share: share, Limit: a.limit(f, g), Behind: f.Behind}
+	return Verdict{OK: true, Need: f.Need, Share: share, Alone: a.alone(f.Stream), Limit: a.limit(f, g), Behind: f.Behind}
 }
 
 func (a *Arbiter) candidate(c Candidate) *flow {
@@ -276,11 +277,7 @@ func (a *Arbiter) wait(f *flow, at int) Verdict {
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
-		without := hypervisor.BytesPerSecond(linkShare*float64(l.Capacity)) - l.Reserved
-		if l.Limit > 0 {
-			without = min(without, l.Limit)
-		}
-		if l.Capacity == 0 || without < max(f.Need, unit) || l.Tenants <= l.Reserved {
+		if l.Capacity == 0 || l.empty() < max(f.Need, unit) || l.Tenants <= l.Reserved {
 			return Verdict{OK: true} // it will never have more than this
 		}
 		return Verdict{Reason: fmt.Sprintf("waiting for bandwidth: it needs %s of %s, where other traffic leaves less", f.Need, l.Name)}
@@ -437,6 +434,8 @@ func (a *Arbiter) Writes() []Write {
 			out = append(out, a.write(f, want, grants[i]))
 		case want > have:
 			grow = append(grow, i)
+		case a.outdated(f):
+			out = append(out, a.write(f, have, grants[i]))
 		}
 	}
 	slices.SortStableFunc(grow, func(i, j int) int { return a.flows[j].Rank - a.flows[i].Rank })
@@ -448,7 +447,13 @@ func (a *Arbiter) Writes() []Write {
 			want = min(want, left[l]+f.inForce)
 		}
 		want = want / unit * unit
-		if len(out) >= AtOnce || !a.grows(f, want, have) {
+		switch {
+		case len(out) >= AtOnce:
+			continue
+		case a.grows(f, want, have):
+		case a.outdated(f):
+			want = have
+		default:
 			continue
 		}
 		if want > f.inForce {
@@ -476,6 +481,12 @@ func (a *Arbiter) grows(f *flow, want, have hypervisor.BytesPerSecond) bool {
 	return a.rested(f) && want-have >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
 }
 
+// outdated reports whether a share, right in itself, says wrongly what more there is to wait for.
+func (a *Arbiter) outdated(f *flow) bool {
+	alone, told := a.alone(f.Stream), cmp.Or(f.share.Alone, f.m.Order.Bandwidth)
+	return a.rested(f) && max(alone-told, told-alone) >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(told)))
+}
+
 func (a *Arbiter) rested(f *flow) bool {
 	age := a.Now.Sub(f.share.At)
 	return age < 0 || age > rest // a former leader's clock may be ahead
@@ -487,10 +498,12 @@ func (a *Arbiter) write(f *flow, to hypervisor.BytesPerSecond, g Grant) Write {
 		serial = f.progress.Serial
 	}
 	next := f.share.Next(to, serial, a.Now)
-	next.Limit, next.Why = a.limit(f, g), ""
+	next.Limit, next.Why, next.Alone = a.limit(f, g), "", a.alone(f.Stream)
 	switch {
 	case f.Near:
 		next.Why = "it is about to switch over: for a moment the link is its own"
+	case f.Need > next.Alone:
+		next.Why = "what it needs is more than its links give"
 	case g.Short:
 		next.Why = "what it needs is not free: it has what others leave"
 	}
@@ -498,8 +511,8 @@ func (a *Arbiter) write(f *flow, to hypervisor.BytesPerSecond, g Grant) Write {
 }
 
 // FirstShare is the share that is made with an order.
-func FirstShare(m precopy.Migration, bandwidth hypervisor.BytesPerSecond, limit string, now time.Time) precopy.Share {
+func FirstShare(m precopy.Migration, v Verdict, now time.Time) precopy.Share {
 	return precopy.Share{
-		ID: m.ID, Domain: m.UUID, Source: m.Source, Bandwidth: bandwidth, Serial: 1, At: now, Limit: limit,
+		ID: m.ID, Domain: m.UUID, Source: m.Source, Bandwidth: v.Share, Alone: v.Alone, Serial: 1, At: now, Limit: v.Limit,
 	}
 }

@@ -247,6 +247,27 @@ func (m *model) link(l Link) int {
 	return len(m.links) - 1
 }
 
+// alone is the most that a stream could have if nobody else used its links.
+func (m *model) alone(s Stream) hypervisor.BytesPerSecond {
+	most := s.Cap
+	for _, i := range s.Links {
+		most = min(most, m.links[i].empty())
+	}
+	return max(most/unit*unit, unit)
+}
+
+// empty is what migrations may take of the link while it is empty of all else.
+func (l Link) empty() hypervisor.BytesPerSecond {
+	most := Unlimited
+	if l.Capacity > 0 {
+		most = max(hypervisor.BytesPerSecond(linkShare*float64(l.Capacity))-l.Reserved, 0)
+	}
+	if l.Limit > 0 {
+		most = min(most, l.Limit)
+	}
+	return most
+}
+
 // between is the cap for a stream: the slower end of the migration network.
 func (m *model) between(source, target string) hypervisor.BytesPerSecond {
 	return m.capOf(Between(m.Fleet.Hosts[source], m.Fleet.Hosts[target]))

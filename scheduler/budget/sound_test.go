@@ -2,6 +2,7 @@ package budget
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,7 +69,7 @@ func (w *world) ask(a *Arbiter) {
 	m.Order = &precopy.Order{Bandwidth: a.Bandwidth(m.Source, m.Target), Need: v.Need, Share: v.Share, IssuedAt: w.now}
 	w.revision++
 	w.s.Migrations[m.ID] = m
-	w.s.Shares[m.ID] = fleet.StoredShare{Share: FirstShare(m.Migration, v.Share, v.Limit, w.now), Revision: w.revision}
+	w.s.Shares[m.ID] = fleet.StoredShare{Share: FirstShare(m.Migration, v, w.now), Revision: w.revision}
 	w.inForce[m.ID] = v.Share // the agent may claim it at once
 	w.applied[m.ID] = 1
 }
@@ -212,7 +213,7 @@ func running(s *fleet.Snapshot, id, source, target string, share, need hyperviso
 		},
 	}
 	s.Migrations[id] = precopy.Stored{Migration: m, Revision: 1}
-	s.Shares[id] = fleet.StoredShare{Share: FirstShare(m, share, "", t0), Revision: 1}
+	s.Shares[id] = fleet.StoredShare{Share: FirstShare(m, Verdict{Share: share}, t0), Revision: 1}
 	s.Progress[id] = fleet.SeenProgress{Seen: t0, Progress: precopy.Progress{ID: id, Serial: 1}}
 }
 
@@ -405,5 +406,39 @@ func TestPrepareNext(t *testing.T) {
 				t.Errorf("prepared: %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// A share says how much more of it there is to wait for: what tenants use, but not what a link no longer carries, also
+// where the share itself stays as it is.
+func TestWhatThereIsToWaitFor(t *testing.T) {
+	link := 400 * hypervisor.BytesPerSecond(1e6) / 8
+	s := fleetOf(2, func(int) hypervisor.BytesPerSecond { return link })
+	running(s, "m0001", "h0", "h1", 42*mib, 30*mib)
+	traffic := &Traffic{}
+	at := t0
+	after := func(tenants hypervisor.BytesPerSecond) precopy.Share {
+		for range 5 {
+			at = at.Add(time.Second)
+			got := s.Shares["m0001"].Bandwidth
+			s.Hosts["h0"].Link = &hypervisor.LinkLoad{At: at, Tx: tenants + got, StreamsTx: got, Streams: true}
+			s.Hosts["h0"].LinkSeen = at
+			traffic.Look(s, at)
+			settle(s, Input{Fleet: s, Traffic: traffic, Outgoing: 1, Incoming: 2, Now: at}, at)
+		}
+		return s.Shares["m0001"].Share
+	}
+	if got := after(0); got.Alone != 0 && got.Alone != 42*mib {
+		t.Errorf("with the link to itself: %+v", got)
+	}
+	busy := after(20 * mib)
+	if busy.Bandwidth > 22*mib || busy.Alone != 42*mib || strings.Contains(busy.Why, "more than") {
+		t.Errorf("with tenants: %+v, want 42 MiB/s once they are gone", busy)
+	}
+	s.Hosts["h0"].Facts.Capacity.Bandwidth = link / 2
+	*traffic = Traffic{} // another leader, who hears of both at once
+	slow := after(0)
+	if slow.Bandwidth != 21*mib || slow.Alone != 21*mib || !strings.Contains(slow.Why, "more than its links give") {
+		t.Errorf("over a link that became half as fast: %+v, want nothing more to wait for", slow)
 	}
 }

@@ -127,7 +127,7 @@ func (l *live) pass(s *sim) {
 	l.perPass = max(l.perPass, len(writes))
 	for _, st := range starts {
 		l.snapshot.Migrations[st.m.ID] = st.m
-		l.snapshot.Shares[st.m.ID] = fleet.StoredShare{Share: budget.FirstShare(st.m.Migration, st.v.Share, st.v.Limit, now), Revision: 1}
+		l.snapshot.Shares[st.m.ID] = fleet.StoredShare{Share: budget.FirstShare(st.m.Migration, st.v, now), Revision: 1}
 		s.start(st.g, float64(st.v.Share), 1)
 	}
 	for _, w := range writes {
