@@ -162,7 +162,8 @@ func (s *session) ordered(ctx context.Context, m precopy.Stored) error {
 	}
 	switch m.Phase {
 	case precopy.Requested:
-		s.note("%s will move: %s", m.Domain, out.Clean(m.Reason))
+		// It may be refused yet, as when the host that it waits for stays away.
+		s.note("%s has not been ordered yet: %s; follow it: drover migration watch %s", m.Domain, out.Clean(m.Reason), m.ID)
 	default:
 		s.note("%s moves from %s to %s; follow it: drover migration watch %s", m.Domain, m.Source, m.Target, m.ID)
 		s.foretell(m.Migration)

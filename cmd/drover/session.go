@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -78,8 +79,11 @@ func withStore(ctx context.Context, c *cli.Context, do action) error {
 	if cerr := errors.Join(s.Close(), client.Close()); err == nil {
 		err = cerr
 	}
-	if errors.Is(err, context.DeadlineExceeded) && c.Context.Err() == nil {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && c.Context.Err() == nil:
 		return fmt.Errorf("no answer within %s (--timeout): %w", storeTimeout(c), err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w; start etcd there, or name another by --etcd-endpoints", err)
 	}
 	return err
 }
