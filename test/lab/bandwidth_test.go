@@ -23,10 +23,10 @@ import (
 // about 30 MiB/s, over a set that no pause takes.
 var greedy = []string{"--memory", "512MiB", "--wss", "160MiB", "--rate", "8000", "--pattern", "page"}
 
-// links begins a test on links of 400 Mbit/s that agents know of, shared as said.
-func links(t *testing.T, sharing string, out, in int) *Lab {
+// links begins a test on links of a rate that agents know of, shared as said.
+func links(t *testing.T, rate, sharing string, out, in int) *Lab {
 	t.Helper()
-	l := begin(t, "400mbit")
+	l := begin(t, rate)
 	l.Do(t, "drover", "stop")
 	l.Do(t, "drover", "start")
 	l.Ready(t)
@@ -99,7 +99,7 @@ func (l *Lab) watchUse(t *testing.T, host string) func() float64 {
 func TestTwoGuests(t *testing.T) {
 	for _, sharing := range strings.Fields(cmp.Or(os.Getenv("DROVER_SHARING"), "live equal none")) {
 		t.Run(sharing, func(t *testing.T) {
-			l := links(t, sharing, 2, 2)
+			l := links(t, "400mbit", sharing, 2, 2)
 			for _, g := range []string{"two1", "two2"} {
 				l.Guest(t, g, "kvm1", greedy...)
 			}
@@ -180,7 +180,7 @@ func (tr *traffic) wait(t *testing.T) (mean float64, each []float64) {
 
 // A tenant takes half of the link in the middle of a migration.
 func TestTenantTraffic(t *testing.T) {
-	l := links(t, "live", 1, 2)
+	l := links(t, "400mbit", "live", 1, 2)
 	const rate = "200mbit"
 	alone, _ := l.traffic(t, "kvm1", "kvm2", rate, 10*time.Second).wait(t)
 	l.Guest(t, "ten", "kvm1", "--memory", "2GiB", "--wss", "1600MiB", "--rate", "1000", "--pattern", "sweep")
