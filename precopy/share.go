@@ -113,13 +113,10 @@ func (d *drive) allowed() hypervisor.BytesPerSecond {
 	return o.Bandwidth
 }
 
-// alone is the most that could be allowed if nobody else used the links.
+// alone is the most that could be allowed if nobody else used the links; 0 is not known.
 func (d *drive) alone() hypervisor.BytesPerSecond {
-	o := d.rec.current().Order
-	if s, known := d.hold.get(); known && s.Alone > 0 {
-		return min(s.Alone, o.Bandwidth)
-	}
-	return o.Bandwidth
+	s, _ := d.hold.get()
+	return s.Alone
 }
 
 // perStream is the cap by which the migration keeps to a bandwidth: libvirt applies it to each disk's copy.

@@ -183,7 +183,7 @@ func (c *Controller) Allow(bandwidth, alone hypervisor.BytesPerSecond) {
 	}
 	bandwidth = min(bandwidth, c.start.Bandwidth)
 	// A link may have become slower than it was when the migration was ordered.
-	c.alone = max(min(alone, c.start.Bandwidth), bandwidth)
+	c.alone = max(min(cmp.Or(alone, c.start.Bandwidth), c.start.Bandwidth), bandwidth)
 	if bandwidth != c.allowed {
 		c.allowed, c.due, c.best, c.dear = bandwidth, 0, 0, 1
 	}

@@ -100,7 +100,7 @@ type Tuner interface {
 	// Bandwidth is the cap on the stream that should be in force; 0 leaves it as it was ordered.
 	Bandwidth() hypervisor.BytesPerSecond
 	// Allow says what the stream may use from now on, at most what was ordered, and the most that it could be if nobody
-	// else used the links.
+	// else used the links; 0 is not known.
 	Allow(bandwidth, alone hypervisor.BytesPerSecond)
 	// Step takes one reading.
 	Step(r Reading) Decision

@@ -214,33 +214,16 @@ func (v *VM) at() int {
 // compileItems makes one item of each domain, and one of each required affinity group that is together.
 func (c *compiled) compileItems() {
 	p := c.p
-	block := make([]int32, len(p.VMs))
-	for i := range block {
-		block[i] = int32(i)
-	}
-	find := func(i int32) int32 {
-		for block[i] != i {
-			i = block[i]
-		}
-		return i
-	}
-	for _, g := range p.Groups {
-		together := !g.Apart && g.Required && !slices.ContainsFunc(g.VMs, func(i int) bool {
+	find := p.joined(func(g *Group) bool {
+		return !g.Apart && g.Required && !slices.ContainsFunc(g.VMs, func(i int) bool {
 			return p.VMs[i].at() != p.VMs[g.VMs[0]].at()
 		})
-		if !together {
-			continue
-		}
-		for _, i := range g.VMs {
-			a, b := find(int32(i)), find(int32(g.VMs[0]))
-			block[max(a, b)] = min(a, b)
-		}
-	}
-	index := make(map[int32]int32, len(p.VMs))
+	})
+	index := make(map[int]int32, len(p.VMs))
 	c.items = make([]item, 0, len(p.VMs))
 	for i := range p.VMs {
 		v := &p.VMs[i]
-		root := find(int32(i))
+		root := find(i)
 		k, ok := index[root]
 		if !ok {
 			k = int32(len(c.items))

@@ -33,8 +33,9 @@
 //
 // After every prefix of the plan, with memory counted on both hosts while a domain moves: no host has
 // more memory promised than it has, none more CPU load than its limit or than it had before, none takes
-// domains beyond its limit on vCPUs, no required rule is broken more than before. A required affinity group that is together moves as a block: it is
-// split while the block moves. Domains that are pinned or under way stay.
+// domains beyond its limit on vCPUs, no required rule is broken more than before. A required affinity group that is
+// together moves as a block: it is split while the block moves. Domains that are pinned or under way stay, and so do
+// those that required rules want both together and apart.
 //
 // Everything here is pure and safe for concurrent use.
 package balance

@@ -197,7 +197,8 @@ func (in *Input) Problem() (*Problem, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	for _, c := range p.contradictions() {
+	if all := p.contradictions(); len(all) > 0 {
+		c := all[0]
 		return nil, fmt.Errorf("%w: VMs %s and %s have to be apart (anti_affinity group %s) and together (affinity)", ErrProblem, p.VMs[c.a].Name, p.VMs[c.b].Name, c.group)
 	}
 	return p, nil

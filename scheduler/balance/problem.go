@@ -76,26 +76,34 @@ type contradiction struct {
 	group string
 }
 
-func (p *Problem) contradictions() []contradiction {
-	with := make([]int, len(p.VMs)) // by VM: the least that it has to be with
+// joined returns which VM, of those that a VM is with by the groups that count, stands first.
+func (p *Problem) joined(counts func(g *Group) bool) func(i int) int {
+	with := make([]int, len(p.VMs))
 	for i := range with {
 		with[i] = i
 	}
-	find := func(i int) int {
+	first := func(i int) int {
 		for with[i] != i {
 			i = with[i]
 		}
 		return i
 	}
-	for _, g := range p.Groups {
-		if g.Apart || !g.Required {
+	for k := range p.Groups {
+		g := &p.Groups[k]
+		if !counts(g) {
 			continue
 		}
 		for _, i := range g.VMs {
-			a, b := find(i), find(g.VMs[0])
+			a, b := first(i), first(g.VMs[0])
 			with[max(a, b)] = min(a, b)
 		}
 	}
+	return first
+}
+
+// contradictions are the VMs of required rules that can't all be kept, wherever they are.
+func (p *Problem) contradictions() []contradiction {
+	find := p.joined(func(g *Group) bool { return !g.Apart && g.Required })
 	var out []contradiction
 	for _, g := range p.Groups {
 		if !g.Apart || !g.Required {

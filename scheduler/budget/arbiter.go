@@ -470,7 +470,7 @@ func (a *Arbiter) shrinks(f *flow, want, have hypervisor.BytesPerSecond, over, p
 	if over || pending && have-want >= unit {
 		return have > want
 	}
-	return a.rested(f) && have-want >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
+	return a.rested(f) && matters(have, want)
 }
 
 func (a *Arbiter) grows(f *flow, want, have hypervisor.BytesPerSecond) bool {
@@ -478,13 +478,17 @@ func (a *Arbiter) grows(f *flow, want, have hypervisor.BytesPerSecond) bool {
 	if f.Near || have < 2*unit {
 		return want-have >= unit
 	}
-	return a.rested(f) && want-have >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
+	return a.rested(f) && want > have && matters(have, want)
 }
 
 // outdated reports whether a share, right in itself, says wrongly what more there is to wait for.
 func (a *Arbiter) outdated(f *flow) bool {
-	alone, told := a.alone(f.Stream), cmp.Or(f.share.Alone, f.m.Order.Bandwidth)
-	return a.rested(f) && max(alone-told, told-alone) >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(told)))
+	return a.rested(f) && matters(cmp.Or(f.share.Alone, f.m.Order.Bandwidth), a.alone(f.Stream))
+}
+
+// matters reports whether one rate differs from another by enough for the change to be written.
+func matters(have, want hypervisor.BytesPerSecond) bool {
+	return max(want-have, have-want) >= max(2*unit, hypervisor.BytesPerSecond(worthwhile*float64(have)))
 }
 
 func (a *Arbiter) rested(f *flow) bool {

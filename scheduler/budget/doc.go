@@ -37,6 +37,9 @@
 // agent that says nothing keeps what it has. What can make a sum exceed a link is the link: tenants that begin to
 // send. Then shares shrink first.
 //
+// A share also says what it would be if nobody else used its links. An agent waits for more only up to that: a link that
+// became slower, or a lower limit, is nothing that comes back when others are done.
+//
 // Changes are few: nothing is written for less than an eighth, nor twice in a second for one stream unless a
 // link is over-full; all of one pass are one transaction, and there are at most seven of these in a second.
 //

@@ -296,7 +296,7 @@ func (r *Running) prepare() {
 	}
 	r.tuner = precopy.TunerFor(m.Migration, r.guest.Memory.Total)
 	r.given = r.w.store.shares[r.ID].Share
-	r.tuner.Allow(r.allowed(m.Migration), r.alone(m.Migration))
+	r.tuner.Allow(r.allowed(m.Migration), r.given.Alone)
 	r.limit, r.cap = r.tuner.Limit(), r.allowed(m.Migration)
 	now := r.w.Time()
 	r.write(func(m *precopy.Migration) {
@@ -441,7 +441,7 @@ func (r *Running) poll() {
 		})
 	}
 	r.brake(rec.Migration)
-	r.tuner.Allow(r.allowed(rec.Migration), r.alone(rec.Migration))
+	r.tuner.Allow(r.allowed(rec.Migration), r.given.Alone)
 	dec := r.tuner.Step(tune.Reading{JobStats: s, Share: r.share, Least: r.least, Now: s.At})
 	if r.w.Hooks.Poll != nil {
 		r.w.Hooks.Poll(r.w, r)
@@ -477,14 +477,6 @@ func (r *Running) allowed(m precopy.Migration) hypervisor.BytesPerSecond {
 		return min(r.given.Bandwidth, m.Order.Bandwidth)
 	case m.Order.Share > 0:
 		return min(m.Order.Share, m.Order.Bandwidth)
-	}
-	return m.Order.Bandwidth
-}
-
-// alone is the most that could be allowed if nobody else used the links.
-func (r *Running) alone(m precopy.Migration) hypervisor.BytesPerSecond {
-	if r.given.Alone > 0 {
-		return min(r.given.Alone, m.Order.Bandwidth)
 	}
 	return m.Order.Bandwidth
 }
