@@ -137,6 +137,34 @@ done      100 %  15 s: moved to kvm2
 	}
 }
 
+// TestProgressSaysThePhase: what the numbers were said with before a change of phase is no longer true after it, and
+// what is said of the new phase is not kept back for as long as lines were apart by then.
+func TestProgressSaysThePhase(t *testing.T) {
+	var b bytes.Buffer
+	g := NewProgress(&b)
+	start := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	m := precopy.Migration{Phase: precopy.Copying, Created: start, Reason: "memory is being copied"}
+	p := precopy.Progress{Total: 200 * hypervisor.MiB, Round: 7, Why: "waiting for a dip"}
+	at := func(s float64) {
+		p.Elapsed = time.Duration(s * float64(time.Second))
+		g.Show(start.Add(p.Elapsed), m, &p)
+	}
+	at(0)
+	at(60)
+	m.Phase, m.Reason = precopy.Postcopy, "the guest runs on kvm2"
+	at(61)
+	p.Why = "the guest runs on kvm2, the rest follows"
+	at(62)
+	want := `copying    80 %  0 ms  0 B  0 B/s  round 7: waiting for a dip
+copying    80 %  1 min 0 s  0 B  0 B/s  round 7: waiting for a dip
+postcopy   99 %  1 min 1 s  0 B  0 B/s  round 7: the guest runs on kvm2
+postcopy   99 %  1 min 2 s  0 B  0 B/s  round 7: the guest runs on kvm2, the rest follows
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // A migration that does not converge stands still, however much it sends.
 // In the first pass the forecast knows of the passes that follow, the job does not.
 func TestETA(t *testing.T) {

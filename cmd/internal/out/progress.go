@@ -32,7 +32,7 @@ type Progress struct {
 	phase  precopy.Phase
 	text   string
 	last   time.Time
-	began  time.Time
+	began  time.Time // the phase, as seen here
 }
 
 // NewProgress returns a progress that writes to w.
@@ -51,11 +51,9 @@ func (g *Progress) Show(now time.Time, m precopy.Migration, p *precopy.Progress)
 		g.draw(now, m, p)
 		return
 	}
-	if g.began.IsZero() {
+	if m.Phase != g.phase {
 		g.began = now
-	}
-	every := min(max(now.Sub(g.began)/10, plainFirst), plainLast)
-	if m.Phase == g.phase && now.Sub(g.last) < every {
+	} else if now.Sub(g.last) < min(max(now.Sub(g.began)/10, plainFirst), plainLast) {
 		return
 	}
 	text := fmt.Sprintf("%-9s %3d %%", m.Phase, g.percent())
@@ -64,7 +62,11 @@ func (g *Progress) Show(now time.Time, m precopy.Migration, p *precopy.Progress)
 			text += "  " + part
 		}
 	}
-	if why := reason(m, p); why != "" {
+	why := reason(m, p)
+	if g.phase != "" && m.Phase != g.phase && m.Reason != "" {
+		why = reason(m, nil) // what the progress says may be of the phase before
+	}
+	if why != "" {
 		text += ": " + why
 	}
 	if m.Phase == g.phase && text == g.text {
