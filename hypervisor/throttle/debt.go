@@ -45,18 +45,26 @@ type account struct {
 	refund
 }
 
-// forgiveDebts sets the quotas of vCPUs that are in debt, or are owed a piece, anew until stop is closed.
+// forgiveDebts sets the quotas of vCPUs that are in debt, are owed a piece, or are waited for, anew until stop is closed.
 func (th *Throttle) forgiveDebts(stop <-chan struct{}) {
 	accounts := make([]account, len(th.groups))
 	timer := time.NewTimer(leastDebtEvery)
 	defer timer.Stop()
+	waits := time.NewTicker(awaitEvery)
+	defer waits.Stop()
+	w := waiter{thread: th.t.kernel.migration(th.process.PID), cpu: make([]time.Duration, len(th.groups))}
+	if w.thread == 0 {
+		waits.Stop()
+	}
 	for {
 		select {
 		case <-stop:
 			return
+		case <-waits.C:
+			th.attend(stop, &w)
 		case <-timer.C:
+			timer.Reset(th.forgive(stop, accounts))
 		}
-		timer.Reset(th.forgive(stop, accounts))
 	}
 }
 
@@ -91,11 +99,16 @@ func (th *Throttle) forgive(stop <-chan struct{}, accounts []account) (next time
 		if !owes && !owed {
 			continue
 		}
-		if err := g.rewrite(th.t.kernel.write, b); err != nil {
-			th.t.log.Debug("a spent quota could not be set anew", "domain", th.id, "vcpu", g.vcpu, "err", err)
-		}
+		th.renew(i)
 	}
 	return next
+}
+
+// renew sets a vCPU's quota anew: it has all of it again. Under th.mu.
+func (th *Throttle) renew(i int) {
+	if err := th.groups[i].rewrite(th.t.kernel.write, th.inForce[i]); err != nil {
+		th.t.log.Debug("a spent quota could not be set anew", "domain", th.id, "vcpu", th.groups[i].vcpu, "err", err)
+	}
 }
 
 // forgiveSlowed and stopForgiving are called under th.mu. A guest that could not be set to another share still has the one

@@ -42,6 +42,10 @@
 // more than that then, and has had more than its share, which shows in the dirty rate. For the same reason a quota is set
 // anew once the vCPU has spent it on page faults of its thread (refund.go).
 //
+// QEMU's migration thread waits for the vCPUs when it stops the guest, and for those of an emulated one at the end of each
+// pass: up to a period each time, in which nothing is sent. So a vCPU that stands still while that thread waits is given a
+// piece at once (await.go), which is its last before a switchover as a rule: it was silent for little before that then.
+//
 // Where the agent may not schedule in real time, and for guests with more than 16 vCPUs, quotas are 1 to 5 ms, by use,
 // and periods make the share: shares within 0.03 of what was asked from 0.03 to 0.8, silences of one period less one
 // quota, at times one period more. Either way a fifth of the pause is left
@@ -59,6 +63,6 @@
 //
 // The rooms: bandwidth.go (the arithmetic), find.go (process and groups), group.go (one vCPU's files),
 // throttle.go (Throttler, Throttle), metronome.go (when there is one), beat_cgo.go (its threads), debt.go (quotas that
-// were overdrawn), refund.go (and those spent on the host's work), usage.go, spool.go,
+// were overdrawn), refund.go (and those spent on the host's work), await.go (vCPUs that QEMU waits for), usage.go, spool.go,
 // recover.go, guard.go (the watchdog's parent), watchdog.go (the watchdog).
 package throttle
