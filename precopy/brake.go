@@ -42,8 +42,10 @@ type brake struct {
 	// silence is the longest that the guest is silent for that.
 	silence time.Duration
 	failed  time.Time // when slowing it failed last
-	// lapsed is the share that the guest had while nobody could read its migration; 0 once that is told.
-	lapsed float64
+	// lapsed is the share that the guest had, up to then, when its migration could not be read; 0 once that is told. toldAt is
+	// when its share was told last.
+	lapsed           float64
+	lapsedAt, toldAt time.Time
 	// Until warm the guest that has just been slowed keeps more of its CPU than is asked for; zero is not.
 	warm time.Time
 }
@@ -151,16 +153,19 @@ func (b *brake) set(share float64) bool {
 
 // lapse gives the guest its speed back because its migration can't be read.
 func (b *brake) lapse() {
-	b.lapsed = b.share
+	b.lapsed, b.lapsedAt = b.share, time.Now()
 	b.set(1)
 }
 
-// told is the share that the guest has had since it was told last: what it lost while nobody read is not forgotten.
+// told is the share that the guest has had since it was told last: what it lost while nobody read is not forgotten, nor that
+// it was given its speed back then.
 func (b *brake) told() float64 {
-	share := b.share
-	if b.lapsed > 0 {
-		share, b.lapsed = min(share, b.lapsed), 0
+	now, share := time.Now(), b.share
+	if all := now.Sub(b.toldAt).Seconds(); b.lapsed > 0 && all > 0 {
+		slowed := min(max(b.lapsedAt.Sub(b.toldAt).Seconds()/all, 0), 1)
+		share = slowed*b.lapsed + (1-slowed)*share
 	}
+	b.toldAt, b.lapsed = now, 0
 	return share
 }
 

@@ -259,14 +259,45 @@ func TestLostWhileLibvirtHangs(t *testing.T) {
 		w.awaitSlowed()
 		time.Sleep(warmUp + time.Second)
 		before := w.store.get(w.id).attempt().LostSeconds
+		share := w.src.brakes.share / float64(guestUse)
 		w.fleet.Hang("a", vm, 5*time.Second)
 		time.Sleep(6 * time.Second)
 		m := w.store.get(w.id)
-		if lost := m.attempt().LostSeconds - before; lost < 3 {
-			w.t.Errorf("lost %.1f s in %s, want those in which nobody read it too", lost, m.Phase)
+		// It is given its speed back when nobody has read it for unreadLimit, and slowed again after it. The record is told
+		// of whole seconds.
+		least, most := (1-share)*unreadLimit.Seconds()-0.2, (1-share)*(unreadLimit.Seconds()+1)+1
+		if lost := m.attempt().LostSeconds - before; lost < least || lost > most {
+			w.t.Errorf("lost %.1f s in %s, want %.1f to %.1f: those in which it was slowed and nobody read it too", lost, m.Phase, least, most)
 		}
 		w.awaitFinal(3 * time.Minute)
 		w.report(w.problems(false))
+	})
+}
+
+// TestToldOfALapse: of the time in which nobody read, only what came before the guest was given its speed back was lost.
+func TestToldOfALapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeThrottle{use: 1}
+		b := newBrake(t.Context(), f.open, Migration{Policy: Policy{MaxSlowdown: 0.3, MaxPauseMS: 1000}}, slog.New(slog.DiscardHandler))
+		b.look(time.Now())
+		b.set(0.2)
+		time.Sleep(2 * warmUp)
+		b.set(0.2)
+		b.told()
+		time.Sleep(time.Second)
+		if got := b.told(); got != 0.2 {
+			t.Errorf("slowed: told %v", got)
+		}
+		time.Sleep(3 * time.Second)
+		b.lapse()
+		time.Sleep(57 * time.Second)
+		if got := b.told(); math.Abs(got-0.96) > 1e-9 {
+			t.Errorf("slowed for 3 s of a minute: told %v, want 0.96", got)
+		}
+		time.Sleep(time.Second)
+		if got := b.told(); got != 1 {
+			t.Errorf("afterwards: told %v", got)
+		}
 	})
 }
 

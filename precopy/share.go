@@ -121,7 +121,22 @@ func (d *drive) alone() hypervisor.BytesPerSecond {
 
 // perStream is the cap by which the migration keeps to a bandwidth: libvirt applies it to each disk's copy.
 func (d *drive) perStream(all hypervisor.BytesPerSecond) hypervisor.BytesPerSecond {
-	return max(all/hypervisor.BytesPerSecond(max(d.mirrors, 1)), 1)
+	return max(all/d.streams(), 1)
+}
+
+// streams is how many copies of disks are under way, or the memory's stream alone.
+func (d *drive) streams() hypervisor.BytesPerSecond {
+	if d.last.MemTotal > 0 {
+		return 1
+	}
+	return hypervisor.BytesPerSecond(max(d.mirrors, 1))
+}
+
+// canCap reports whether the migration would keep to another cap: copies of disks keep the one that they began with. An
+// agent that takes over leaves what is in force alone until it knows what is allowed now: what was ordered may be more.
+func (d *drive) canCap() bool {
+	_, known := d.hold.get()
+	return (d.mirrors == 0 || d.last.MemTotal > 0) && (known || d.cap > 0 || !d.rec.current().attempt().Adopted)
 }
 
 // acknowledge notes which share is in force, once libvirt has taken a cap that keeps to it.

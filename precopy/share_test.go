@@ -88,3 +88,63 @@ func TestWorkerKeepsToItsShare(t *testing.T) {
 		}
 	})
 }
+
+// Copies of disks keep the limit that they began with, so that a smaller share is not in force before they are over; memory
+// has all of it then.
+func TestDiskCopiesKeepTheirLimit(t *testing.T) {
+	const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
+	d := &drive{mirrors: 2, cap: 10 * mib}
+	share := Share{Bandwidth: 20 * mib, Serial: 1}
+	d.hold.take(share)
+	if d.acknowledge(); d.serial != 1 || d.canCap() || d.perStream(20*mib) != 10*mib {
+		t.Errorf("serial %d, can be capped: %t, each %s", d.serial, d.canCap(), d.perStream(20*mib))
+	}
+	d.hold.take(share.Next(8*mib, 1, time.Time{}))
+	if d.acknowledge(); d.serial != 1 {
+		t.Error("a share is said to be in force that is smaller than what disks are copied with")
+	}
+	d.last.MemTotal = 1
+	if !d.canCap() || d.perStream(8*mib) != 8*mib {
+		t.Errorf("memory may use %s of 8 MiB/s", d.perStream(8*mib))
+	}
+	d.cap = 8 * mib
+	if d.acknowledge(); d.serial != 2 {
+		t.Error("the share is not said to be in force")
+	}
+}
+
+// An agent that takes over leaves the cap alone until it knows the share: what was ordered may be more by now than is left.
+func TestAdoptedKeepsToItsShare(t *testing.T) {
+	inWorld(t, setting{domain: sim.DomainConfig{Memory: 512 * hypervisor.MiB}}, func(w *world) {
+		const mib = hypervisor.BytesPerSecond(hypervisor.MiB)
+		share := Share{ID: w.id, Source: "a", Bandwidth: 4 * mib, Serial: 3}
+		shares := make(chan ShareUpdate, 4)
+		w.shares = func(context.Context) <-chan ShareUpdate { return shares }
+		shares <- ShareUpdate{Reset: true, Shares: []Share{share}}
+		time.Sleep(10 * time.Millisecond)
+		w.src.start(kill{})
+		w.dst.start(kill{})
+		time.Sleep(4 * time.Second)
+		w.src.stop()
+		w.src.start(kill{})
+		time.Sleep(4 * time.Second)
+		w.store.mu.Lock()
+		p := w.store.progress[len(w.store.progress)-1]
+		w.store.mu.Unlock()
+		if p.Achieved > 5*mib || p.Serial != 0 {
+			t.Errorf("before it knows its share: %+v", p)
+		}
+		shares <- ShareUpdate{Reset: true, Shares: []Share{share}}
+		time.Sleep(time.Second)
+		w.store.mu.Lock()
+		p = w.store.progress[len(w.store.progress)-1]
+		w.store.mu.Unlock()
+		if p.Cap > 4*mib || p.Cap < 3*mib || p.Serial != 3 {
+			t.Errorf("once it knows: %+v", p)
+		}
+		shares <- ShareUpdate{Shares: []Share{share.Next(40*mib, 3, time.Now())}}
+		if rec := w.awaitFinal(2 * time.Minute); rec.Phase != Done {
+			t.Errorf("it is %s", rec.Phase)
+		}
+	})
+}

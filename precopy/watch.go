@@ -209,7 +209,7 @@ func (d *drive) apply(ctx context.Context, dec tune.Decision) {
 			d.limit, changed = limit, true
 		}
 	}
-	if limit := d.perStream(d.tuner.Bandwidth()); limit > 1 && limit != d.cap {
+	if limit := d.perStream(d.tuner.Bandwidth()); limit > 1 && limit != d.cap && d.canCap() {
 		if err := d.w.Migrator.SetBandwidth(ctx, d.domain, limit); err != nil {
 			d.log.Warn("bandwidth limit not set, trying again", "limit", limit, "err", err)
 		} else {
@@ -287,7 +287,7 @@ func (d *drive) report(s hypervisor.JobStats, dec tune.Decision) {
 		Total: s.MemTotal + s.DiskTotal, Processed: s.Processed(), Remaining: remaining,
 		Rate: s.Bandwidth, DirtyRate: s.DirtyRate, Round: s.Round,
 		Downtime: d.limit, Throttle: max(s.Throttle, slowedPercent(d.brake.share)), Why: dec.Text,
-		Cap: d.cap * hypervisor.BytesPerSecond(max(d.mirrors, 1)), Serial: d.serial, Achieved: d.pace.last,
+		Cap: d.cap * d.streams(), Serial: d.serial, Achieved: d.pace.last,
 		Need: d.need, Near: d.near,
 	}
 	if s.Bandwidth > 0 {
@@ -337,6 +337,9 @@ func (d *drive) adopt(ctx context.Context) {
 		return
 	}
 	d.tuner = d.w.tuner(m.Policy, d.adoptedStart(ctx, m))
+	if m.CopyStorage {
+		d.mirrors = 1 // at least, with limits that nobody knows any more
+	}
 	d.rec.change(func(m *Migration) {
 		if !m.Phase.Final() {
 			m.changeAttempt(func(a *Attempt) { a.Adopted = true })

@@ -30,6 +30,9 @@ const (
 	Little = 1500 * time.Millisecond
 	Worth  = 3
 	Spare  = 0.06
+	// lean is by what factor such a guest may lose more where that was foretold from its migrations before, or less where it
+	// was not: passes scatter by as much.
+	lean = 1.5
 	// landing is by how much longer a guest is slowed than passes take by the model: in its first second less than it is to be,
 	// and while its last, short passes scatter.
 	landing = 1500 * time.Millisecond
@@ -137,7 +140,7 @@ func (k *known) play(c candidate, at circumstances) course {
 			if ok && MustSlow(f.Duration, s.Duration, drain.Time(rest), out.took, at.intent.Budget) {
 				return s, share, lost(s, share).Seconds() <= at.intent.MaxSlowdown*(out.took+s.Duration).Seconds()
 			}
-			return s, share, ok && WorthSlowing(f.Duration, s.Duration, share, 0, out.took, at.intent.MaxSlowdown)
+			return s, share, ok && WorthSlowing(f.Duration, s.Duration, share, 0, out.took, at.intent.MaxSlowdown, 1)
 		}
 		if s, share, ok := worth(f); ok {
 			return landSlowed(s, share)
@@ -256,12 +259,12 @@ func (k *known) enough(sending time.Duration) hypervisor.BytesPerSecond {
 
 // WorthSlowing reports whether a guest that would converge by itself, in the time fast, is to be slowed to the share for its
 // landing, which takes the time slow by the model. It has lost so much by now, the migration has taken so long, and the
-// class allows it to lose that share.
-func WorthSlowing(fast, slow time.Duration, share float64, lost, took time.Duration, maxSlowdown float64) bool {
+// class allows it to lose that share. lean is how many times as much it may lose as it would be worth otherwise (Prior.Lean).
+func WorthSlowing(fast, slow time.Duration, share float64, lost, took time.Duration, maxSlowdown, lean float64) bool {
 	lands := slow.Seconds() + landing.Seconds()
 	more := (1 - share) * lands
-	return fast.Seconds()-lands >= max(Little.Seconds(), Worth*more) &&
-		lost.Seconds()+more <= min(Spare, maxSlowdown)*(took.Seconds()+lands)
+	return fast.Seconds()-lands >= max(Little.Seconds(), Worth*more/lean) &&
+		lost.Seconds()+more <= min(Spare*lean, maxSlowdown)*(took.Seconds()+lands)
 }
 
 // MustSlow reports whether such a guest has to be slowed to end within the budget that was ordered, 0 if none was: by itself

@@ -292,6 +292,13 @@ func (k *known) prior(c course) Prior {
 	if c.tried {
 		p.Ratio = c.ratio
 	}
+	switch {
+	case len(k.receipts) < enough || k.change != 1:
+	case c.share < 1:
+		p.Lean = lean
+	default:
+		p.Lean = 1 / lean
+	}
 	for _, r := range k.receipts {
 		p.Ended = p.Ended || r.Done && !strings.HasSuffix(r.Strategy, UsedPostCopy)
 		p.GaveUp = r.gaveUp() && k.change == 1

@@ -526,15 +526,39 @@ func TestWorthSlowing(t *testing.T) {
 		fast, slow, lost time.Duration
 		slowdown         float64
 		want             bool
+		lean             float64
 	}{
-		"far sooner over":      {10 * time.Second, time.Second / 2, 0, 0.3, true},
-		"too much is lost":     {10 * time.Second, 2 * time.Second, 0, 0.3, false},
-		"with what was lost":   {10 * time.Second, time.Second / 2, time.Second, 0.3, false},
-		"the class allows not": {10 * time.Second, time.Second / 2, 0, 0.05, false},
-		"hardly sooner over":   {5 * time.Second, time.Second / 2, 0, 0.3, false},
+		"far sooner over":      {10 * time.Second, time.Second / 2, 0, 0.3, true, 1},
+		"too much is lost":     {10 * time.Second, 2 * time.Second, 0, 0.3, false, 1},
+		"with what was lost":   {10 * time.Second, time.Second / 2, time.Second, 0.3, false, 1},
+		"the class allows not": {10 * time.Second, time.Second / 2, 0, 0.05, false, 1},
+		"hardly sooner over":   {5 * time.Second, time.Second / 2, 0, 0.3, false, 1},
+		"as was foretold":      {6 * time.Second, time.Second / 2, 0, 0.3, true, lean},
+		"which was not":        {7 * time.Second, time.Second / 2, 0, 0.3, false, 1 / lean},
+		"nor always":           {10 * time.Second, time.Second / 2, 0, 0.05, false, lean},
 	} {
-		if got := WorthSlowing(tc.fast, tc.slow, 0.4, tc.lost, 20*time.Second, tc.slowdown); got != tc.want {
+		if got := WorthSlowing(tc.fast, tc.slow, 0.4, tc.lost, 20*time.Second, tc.slowdown, tc.lean); got != tc.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestLean: what was forecast from migrations decides where passes near the margin would, one way or the other.
+func TestLean(t *testing.T) {
+	one, two := receipt("1", plain, 100, 60), receipt("2", plain, 100, 60)
+	for name, tc := range map[string]struct {
+		k     *known
+		share float64
+		want  float64
+	}{
+		"never moved":     {know(input()), 0.4, 0},
+		"moved once":      {know(with(one)), 0.4, 0},
+		"it is slowed":    {know(with(one, two)), 0.4, lean},
+		"it is not":       {know(with(one, two)), 1, 1 / lean},
+		"it does another": {&known{Input: with(one, two), receipts: []Receipt{one, two}, change: 3}, 1, 0},
+	} {
+		if got := tc.k.prior(course{share: tc.share}).Lean; got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}
 }

@@ -155,6 +155,10 @@ type Prior struct {
 	GaveUp bool `json:"gave_up,omitempty"`
 	// Switchover is the most that the last pauses had besides sending; 0 is not known.
 	Switchover time.Duration `json:"switchover,omitempty"`
+	// Lean is how many times as much of its work the guest may lose as it would be worth otherwise where it would converge by
+	// itself too ([WorthSlowing]): more where migrations before say that it is slowed, less where they say that it is not. What
+	// they say is surer than a pass or two, which near the margin would decide one way this time and the other the next. 0 is 1.
+	Lean float64 `json:"lean,omitempty"`
 	// First is the bytes sent for each byte in a first pass by the strategy chosen; 0 is 1.
 	First float64 `json:"first,omitempty"`
 	// Others are the other strategies that both hosts can do.

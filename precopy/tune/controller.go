@@ -53,6 +53,10 @@ const (
 	samples  = 6 // passes that the growth is fitted to
 	// remembered is the relative error of what earlier migrations have shown of the growth.
 	remembered = 0.1
+	// contended is the part of what a migration could have alone below which others are said to have the rest: changes that
+	// matter little are not written (scheduler/budget), neither of what it may use nor of what it could have. outweighed is
+	// that part where all of it would not do: others, such as tenants, need not end.
+	contended, outweighed = 0.75, 0.5
 	// mostSlowdown is the most that a class may allow.
 	mostSlowdown = 0.95
 	// scatter is the relative error from which passes are taken not to follow one growth.
@@ -131,9 +135,11 @@ type Controller struct {
 
 	allowed hypervisor.BytesPerSecond // what the stream may use now
 	alone   hypervisor.BytesPerSecond // the most that it could be if nobody else used the links
-	waited  time.Duration             // by which it took longer for using less than was ordered
+	waited  time.Duration             // by which it took longer for using less than that
 	ends    time.Duration             // Elapsed by which it is expected to be over; 0 while that is not in sight
 	need    hypervisor.BytesPerSecond
+	// hopeless says that even all of the bandwidth is not what it needs.
+	hopeless bool
 }
 
 // New returns a controller for one attempt.
@@ -191,9 +197,13 @@ func (c *Controller) Allow(bandwidth, alone hypervisor.BytesPerSecond) {
 }
 
 // held reports whether others have the bandwidth that the migration would take to converge: no reason to
-// make the guest pay for it, nor to give up.
+// make the guest pay for it, nor to give up. What converges by no bandwidth alone waits only while others have most of it.
 func (c *Controller) held() bool {
-	return float64(c.allowed) < 0.95*float64(c.alone) && (c.need == 0 || c.need > c.allowed)
+	part := contended
+	if c.need > c.alone || c.hopeless {
+		part = outweighed
+	}
+	return float64(c.allowed) < part*float64(c.alone) && (c.need == 0 || c.need > c.allowed)
 }
 
 // Lost implements Tuner.
@@ -202,7 +212,7 @@ func (c *Controller) Lost() time.Duration { return c.lost }
 // Learned implements Tuner.
 func (c *Controller) Learned() forecast.Receipt {
 	r := forecast.Receipt{
-		Strategy: c.start.Strategy.Name(), Bandwidth: c.start.Bandwidth, Achieved: c.wire,
+		Strategy: c.start.Strategy.Name(), Bandwidth: min(c.start.Bandwidth, c.alone), Achieved: c.wire,
 		Memory: c.prev.MemTotal, FirstPass: c.first, FirstWhole: c.firstWhole, Setup: c.prev.Setup,
 		LeastShare: c.least, FloorShare: c.possible, Limit: c.limit, Waited: c.waited,
 	}
@@ -237,13 +247,14 @@ func (c *Controller) Learned() forecast.Receipt {
 	return r
 }
 
-// budget is how long the migration may take: what was ordered, or what is computed at the cap. Disks are copied before
-// memory, and libvirt's clock runs meanwhile.
+// budget is how long the migration may take: what was ordered, or what is computed at the cap, and the time that it has
+// waited for as much. Disks are copied before memory, and libvirt's clock runs meanwhile.
 func (c *Controller) budget() time.Duration {
 	if c.start.Budget > 0 {
 		return c.start.Budget
 	}
-	return forecast.Budget(c.start.Bandwidth, max(c.start.Memory, c.prev.MemTotal), c.disks)
+	b := forecast.Budget(c.alone, max(c.start.Memory, c.prev.MemTotal), c.disks)
+	return b + min(c.waited, math.MaxInt64-b)
 }
 
 // Step implements Tuner. Call it at every poll; it judges when a pass begins.
@@ -252,7 +263,7 @@ func (c *Controller) Step(r Reading) Decision {
 	switch {
 	case r.Postcopy, r.MemTotal == 0 && (c.start.Budget == 0 || r.Elapsed <= c.start.Budget):
 		return c.present
-	case r.Elapsed > c.budget() && (c.start.Budget > 0 || r.Elapsed-c.waited > c.budget()):
+	case r.Elapsed > c.budget():
 		c.share = 1
 		c.present = Decision{Action: Abort, Reason: OverBudget, Text: fmt.Sprintf(
 			"not done within %s: %s", c.budget().Round(time.Second), c.advice())}
@@ -346,7 +357,7 @@ func (c *Controller) converging(r Reading, g model.Growth, easy plan, periodic b
 		if len(c.evidence()) > 1 && forecast.MustSlow(easy.Duration, p.Duration, c.speed().Time(c.size), r.Elapsed, c.start.Budget) {
 			return c.affordable(r, p, reserve)
 		}
-		return !c.overdrew(r) && forecast.WorthSlowing(easy.Duration, p.Duration, p.share, c.lost, r.Elapsed, c.start.MaxSlowdown)
+		return !c.overdrew(r) && forecast.WorthSlowing(easy.Duration, p.Duration, p.share, c.lost, r.Elapsed, c.start.MaxSlowdown, cmp.Or(c.start.Prior.Lean, 1))
 	}
 	if p, ok := c.slowed(g, c.try); ok && !c.held() && !periodic && !c.compressesNext(r) && pays(p) {
 		return c.slow(r, p)

@@ -219,7 +219,12 @@ func TestLinkIsSlowerThanOrdered(t *testing.T) {
 		name   string
 		alone  hypervisor.BytesPerSecond
 		slowed bool
-	}{{"slower", carried, true}, {"taken by others", 4 * carried, false}} {
+	}{
+		{"slower", carried, true},
+		{"taken by others", 4 * carried, false},
+		{"all but what is not worth a write", carried * 20 / 17, true},
+		{"most of what would not do either", carried * 3 / 2, true},
+	} {
 		l := newLanding(0, func(s *tune.Start) { s.Bandwidth = 4 * carried })
 		var d tune.Decision
 		for over := false; !over && l.r.Elapsed < 90*time.Second; {
@@ -236,5 +241,29 @@ func TestLinkIsSlowerThanOrdered(t *testing.T) {
 		if r := l.c.Learned(); r.Achieved > tc.alone || r.Achieved < tc.alone*9/10 {
 			t.Errorf("%s: learned of a link of %s, want %s", tc.name, r.Achieved, tc.alone)
 		}
+		if r := l.c.Learned(); r.Bandwidth != tc.alone {
+			t.Errorf("%s: learned with %s, want what it could have had, %s", tc.name, r.Bandwidth, tc.alone)
+		}
+	}
+}
+
+// TestWaitingIsNotLate: a migration that has waited for the link for longer than it may take has as much time afterwards as
+// it would have had at once.
+func TestWaitingIsNotLate(t *testing.T) {
+	l := newLanding(0, func(s *tune.Start) { s.Bandwidth = carried })
+	var d tune.Decision
+	for over := false; !over; {
+		speed := carried
+		if l.r.Elapsed < 400*time.Second {
+			speed = 2 * hypervisor.BytesPerSecond(mib)
+		}
+		l.c.Allow(speed, carried)
+		d, over = l.step(speed, func(size hypervisor.Bytes) hypervisor.Bytes { return max(size/8, mib) })
+		if d.Action == tune.Abort || l.r.Elapsed > 600*time.Second {
+			t.Fatalf("after %s, slowed %d times: %s %s", l.r.Elapsed, l.attempts, d.Reason, d.Text)
+		}
+	}
+	if l.slowed < 400*time.Second || l.c.Limit() > 150*time.Millisecond {
+		t.Errorf("slowed after %s, pause limit %s: want it slowed once it has the link, and no longer pause", l.slowed, l.c.Limit())
 	}
 }

@@ -59,21 +59,24 @@ func (c *Controller) limitFor(pause time.Duration) time.Duration {
 	return max(limit.Truncate(time.Millisecond), leastLimit)
 }
 
-// needs is the least bandwidth, in whole MiB/s, by which passes would come down to what a pause sends; 0
-// while too little was seen.
+// needs is the least bandwidth, in whole MiB/s, by which passes would come down to what a pause sends, all of it if none
+// would; 0 while too little was seen.
 func (c *Controller) needs(g model.Growth, pause time.Duration) hypervisor.BytesPerSecond {
 	const unit = hypervisor.BytesPerSecond(hypervisor.MiB)
 	if len(c.seen) < 2 || c.wire <= 0 || c.start.Bandwidth < 2*unit {
 		return c.need
 	}
 	packed := float64(c.speed()) / float64(c.wire)
+	converges := func(n hypervisor.BytesPerSecond) bool {
+		return model.Predict(model.Input{
+			Growth: g, Rest: c.size, Bandwidth: hypervisor.BytesPerSecond(packed * float64(n*unit)), Limit: pause, Overhead: c.fixed,
+		}).Converges
+	}
 	low, high := hypervisor.BytesPerSecond(0), c.start.Bandwidth/unit
+	c.hopeless = !converges(high)
 	for low+1 < high {
 		mid := (low + high) / 2
-		f := model.Predict(model.Input{
-			Growth: g, Rest: c.size, Bandwidth: hypervisor.BytesPerSecond(packed * float64(mid*unit)), Limit: pause, Overhead: c.fixed,
-		})
-		if f.Converges {
+		if converges(mid) {
 			high = mid
 		} else {
 			low = mid

@@ -26,8 +26,8 @@ func (c *Controller) note(r Reading) {
 		share = 1
 	}
 	c.lost += time.Duration((1 - share) * float64(step))
-	if c.allowed < c.start.Bandwidth {
-		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.start.Bandwidth)) * float64(step))
+	if c.allowed < c.alone {
+		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.alone)) * float64(step))
 	}
 	c.least = min(c.least, share)
 	if r.Least > 0 && r.Least < 1 {

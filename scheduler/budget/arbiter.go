@@ -147,7 +147,7 @@ type Verdict struct {
 // Bandwidth is the cap of a stream between two hosts, by the links and the policy.
 func (a *Arbiter) Bandwidth(source, target string) hypervisor.BytesPerSecond {
 	if a.Network.Sharing == policy.SharingNone {
-		return hypervisor.BytesPerSecond(float64(a.between(source, target)) / linkShare)
+		return a.capOf(hypervisor.BytesPerSecond(float64(Between(a.Fleet.Hosts[source], a.Fleet.Hosts[target])) / linkShare))
 	}
 	return a.between(source, target)
 }
@@ -193,9 +193,13 @@ func (a *Arbiter) Admit(c Candidate) Verdict {
 		a.flows = append(a.flows, f)
 		return Verdict{OK: true, Need: f.Need, Share: f.inForce, Limit: "fixed part", Fixed: true}
 	}
+	whole := c.Migration.CopyStorage // copies of disks keep what they begin with
+	if whole && f.Behind {
+		return Verdict{Reason: "waiting: it copies disks, which can't be given more bandwidth later: it begins when what is sent now is over"}
+	}
 	if !f.Behind {
 		if at := a.short(f); at >= 0 {
-			if v := a.wait(f, at); !v.OK {
+			if v := a.wait(f, at, !whole); !v.OK {
 				a.waiting[at] = f.m.Domain
 				return v
 			}
@@ -204,16 +208,31 @@ func (a *Arbiter) Admit(c Candidate) Verdict {
 	}
 	grants := Divide(a.usable(), streamsOf(append(slices.Clone(a.flows), f)))
 	g := grants[len(grants)-1]
-	share := min(g.Bandwidth, a.free(f)/unit*unit)
-	if share < unit {
+	free, tightest := a.free(f)
+	share := min(g.Bandwidth, free/unit*unit)
+	if share < unit || whole && share < g.Bandwidth {
 		// The others have to make room first.
 		a.pending = append(a.pending, f)
-		a.waiting[f.Links[0]] = f.m.Domain
-		return Verdict{}
+		a.waiting[tightest] = f.m.Domain
+		return a.makingRoom(tightest)
 	}
 	f.inForce = share
 	a.flows = append(a.flows, f)
 	return Verdict{OK: true, Need: f.Need, Share: share, Alone: a.alone(f.Stream), Limit: a.limit(f, g), Behind: f.Behind}
+}
+
+// slowToShrink is how long a stream may take to make room until who waits for that is told.
+const slowToShrink = 5 * time.Second
+
+// makingRoom is the verdict for a candidate that begins once others on a link send less: a matter of a moment, but for one
+// whose agent or libvirt does not heed its share.
+func (a *Arbiter) makingRoom(link int) Verdict {
+	for _, o := range a.flows {
+		if slices.Contains(o.Links, link) && o.inForce > o.share.Bandwidth && a.Now.Sub(o.share.At) > slowToShrink {
+			return Verdict{Reason: fmt.Sprintf("waiting for bandwidth of %s: %s was told to send less, and has not made room yet", a.links[link].Name, o.m.Domain)}
+		}
+	}
+	return Verdict{}
 }
 
 func (a *Arbiter) candidate(c Candidate) *flow {
@@ -261,9 +280,12 @@ func (a *Arbiter) short(f *flow) int {
 	return -1
 }
 
+// calmer is how long a migration waits for other traffic to become less, and others behind it with it.
+const calmer = 10 * time.Minute
+
 // wait decides what becomes of a candidate for which a link has too little left: it is admitted when it is
 // alone and the link can give no more, prepared when what is in its way soon ends, and else it waits.
-func (a *Arbiter) wait(f *flow, at int) Verdict {
+func (a *Arbiter) wait(f *flow, at int, prepare bool) Verdict {
 	l := a.links[at]
 	var names []string
 	var until time.Time
@@ -277,12 +299,15 @@ func (a *Arbiter) wait(f *flow, at int) Verdict {
 	}
 	slices.Sort(names)
 	if len(names) == 0 {
-		if l.Capacity == 0 || l.empty() < max(f.Need, unit) || l.Tenants <= l.Reserved {
-			return Verdict{OK: true} // it will never have more than this
+		if l.Capacity == 0 || l.empty() < max(f.Need, unit) || l.Tenants <= l.Reserved || f.Need >= f.Cap {
+			return Verdict{OK: true} // it will never have more than this, or not enough of it
+		}
+		if a.Now.Sub(f.m.Created) > calmer {
+			return Verdict{OK: true} // nor will the traffic become less
 		}
 		return Verdict{Reason: fmt.Sprintf("waiting for bandwidth: it needs %s of %s, where other traffic leaves less", f.Need, l.Name)}
 	}
-	if a.MayPrepare(f.m.Source, at) {
+	if prepare && a.MayPrepare(f.m.Source, at) {
 		return Verdict{OK: true}
 	}
 	return Verdict{Until: until, Reason: fmt.Sprintf("waiting for bandwidth: it needs %s of %s, which %s has now",
@@ -374,9 +399,9 @@ func (a *Arbiter) Ends(host string) (first time.Time, ok bool) {
 	return first, ok
 }
 
-// free is what a stream's links have left beside everything that may be in force.
-func (a *Arbiter) free(f *flow) hypervisor.BytesPerSecond {
-	left := f.Cap
+// free is what a stream's links have left beside everything that may be in force, and the link that has least.
+func (a *Arbiter) free(f *flow) (left hypervisor.BytesPerSecond, tightest int) {
+	left, tightest = f.Cap, f.Links[0]
 	for _, l := range f.Links {
 		n := a.links[l].Usable
 		for _, o := range a.flows {
@@ -384,16 +409,18 @@ func (a *Arbiter) free(f *flow) hypervisor.BytesPerSecond {
 				n -= o.inForce
 			}
 		}
-		left = min(left, n)
+		if n < left {
+			left, tightest = n, l
+		}
 	}
-	return left
+	return left, tightest
 }
 
 // limit names what keeps a stream from having more.
 func (a *Arbiter) limit(f *flow, g Grant) string {
 	switch {
 	case f.Behind:
-		return "prepared: another is being sent"
+		return whilePrepared
 	case g.Link >= 0:
 		return a.links[g.Link].Name
 	}
@@ -409,8 +436,11 @@ type Write struct {
 // Writes is which shares to change now: those that shrink first, and of those that grow only as much as
 // is left beside all that may be in force.
 func (a *Arbiter) Writes() []Write {
-	if !a.lively() || len(a.flows) == 0 {
+	switch {
+	case len(a.flows) == 0:
 		return nil
+	case !a.lively():
+		return a.fixed()
 	}
 	all := append(slices.Clone(a.flows), a.pending...)
 	grants := Divide(a.usable(), streamsOf(all))
@@ -430,7 +460,7 @@ func (a *Arbiter) Writes() []Write {
 		want, have := grants[i].Bandwidth, f.share.Bandwidth
 		switch {
 		case f.pinned || f.ordered || len(out) >= AtOnce:
-		case want < have && a.shrinks(f, want, have, slices.ContainsFunc(f.Links, func(l int) bool { return over[l] }), len(a.pending) > 0):
+		case want < have && a.shrinks(f, want, have, slices.ContainsFunc(f.Links, func(l int) bool { return over[l] }), a.inTheWay(f)):
 			out = append(out, a.write(f, want, grants[i]))
 		case want > have:
 			grow = append(grow, i)
@@ -466,6 +496,29 @@ func (a *Arbiter) Writes() []Write {
 	return out
 }
 
+// fixed brings the streams of a time when links were divided live to what they would have been ordered with: else one that
+// was held back then would be so for ever.
+func (a *Arbiter) fixed() []Write {
+	var out []Write
+	for _, f := range a.flows {
+		to := f.Cap
+		if a.Network.Sharing == policy.SharingEqual {
+			to = a.equalPart(f)
+		}
+		if !f.pinned && !f.ordered && f.share.Bandwidth < to/unit*unit && len(out) < AtOnce {
+			out = append(out, a.write(f, to/unit*unit, Grant{Bandwidth: to, Link: -1}))
+		}
+	}
+	return out
+}
+
+// inTheWay reports whether a candidate waits for room on a link of the stream's.
+func (a *Arbiter) inTheWay(f *flow) bool {
+	return slices.ContainsFunc(a.pending, func(p *flow) bool {
+		return slices.ContainsFunc(f.Links, func(l int) bool { return slices.Contains(p.Links, l) })
+	})
+}
+
 func (a *Arbiter) shrinks(f *flow, want, have hypervisor.BytesPerSecond, over, pending bool) bool {
 	if over || pending && have-want >= unit {
 		return have > want
@@ -481,10 +534,12 @@ func (a *Arbiter) grows(f *flow, want, have hypervisor.BytesPerSecond) bool {
 	return a.rested(f) && want > have && matters(have, want)
 }
 
-// outdated reports whether a share, right in itself, says wrongly what more there is to wait for.
+// outdated reports whether a share, right in itself, says wrongly what more there is to wait for, or why it is so.
 func (a *Arbiter) outdated(f *flow) bool {
-	return a.rested(f) && matters(cmp.Or(f.share.Alone, f.m.Order.Bandwidth), a.alone(f.Stream))
+	return a.rested(f) && (matters(cmp.Or(f.share.Alone, f.m.Order.Bandwidth), a.alone(f.Stream)) || f.share.Why == whyNear && !f.Near)
 }
+
+const whyNear = "it is about to switch over: for a moment the link is its own"
 
 // matters reports whether one rate differs from another by enough for the change to be written.
 func matters(have, want hypervisor.BytesPerSecond) bool {
@@ -505,8 +560,8 @@ func (a *Arbiter) write(f *flow, to hypervisor.BytesPerSecond, g Grant) Write {
 	next.Limit, next.Why, next.Alone = a.limit(f, g), "", a.alone(f.Stream)
 	switch {
 	case f.Near:
-		next.Why = "it is about to switch over: for a moment the link is its own"
-	case f.Need > next.Alone:
+		next.Why = whyNear
+	case f.Need >= next.Alone+unit:
 		next.Why = "what it needs is more than its links give"
 	case g.Short:
 		next.Why = "what it needs is not free: it has what others leave"

@@ -25,8 +25,9 @@ type Stream struct {
 	// Rank decides whose need comes first, the higher; of equal ranks the one that stands first.
 	Rank   int
 	Weight float64 // above 0
-	// Behind is one that is only being prepared, and Near one that is about to switch over.
-	Behind, Near bool
+	// Behind is one that is only being prepared, and Near one that is about to switch over. Slowed is one whose guest loses
+	// work for as long as it takes: what it needs is not taken from it for another that is near.
+	Behind, Near, Slowed bool
 }
 
 // Grant is what a division gives to a stream.
@@ -104,6 +105,17 @@ func (d *division) bound(i int) int {
 	return -1
 }
 
+// first puts what is so before what is not.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
 // order is in which order needs are met.
 func order(streams []Stream) []int {
 	idx := make([]int, len(streams))
@@ -112,10 +124,7 @@ func order(streams []Stream) []int {
 	}
 	slices.SortStableFunc(idx, func(a, b int) int {
 		s, t := &streams[a], &streams[b]
-		if s.Near != t.Near {
-			return map[bool]int{true: -1, false: 1}[s.Near]
-		}
-		return cmp.Compare(t.Rank, s.Rank)
+		return cmp.Or(first(s.Slowed, t.Slowed), first(s.Near, t.Near), cmp.Compare(t.Rank, s.Rank))
 	})
 	return idx
 }

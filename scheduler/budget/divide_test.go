@@ -45,6 +45,11 @@ func TestDivide(t *testing.T) {
 			[]hypervisor.BytesPerSecond{1, 41},
 		},
 		{
+			"near the end, beside one whose guest is slowed meanwhile", all(42),
+			[]Stream{with(plain(30), func(s *Stream) { s.Slowed = true }), with(plain(0), func(s *Stream) { s.Near, s.Rank = true, 2 })},
+			[]hypervisor.BytesPerSecond{30, 12},
+		},
+		{
 			"what is prepared has what others leave",
 			[]hypervisor.BytesPerSecond{42 * mib, 20 * mib},
 			[]Stream{
@@ -89,6 +94,7 @@ func drawStreams(t *rapid.T, links, most int) []Stream {
 			Weight: rapid.SampledFrom([]float64{1, 2, 3, 6}).Draw(t, "weight"),
 			Behind: rapid.IntRange(0, 5).Draw(t, "behind") == 0,
 			Near:   rapid.IntRange(0, 9).Draw(t, "near") == 0,
+			Slowed: rapid.IntRange(0, 9).Draw(t, "slowed") == 0,
 		}
 	}
 	return out
@@ -210,7 +216,7 @@ func roomFor(usable []hypervisor.BytesPerSecond, streams []Stream, grants []Gran
 			case j == i || !crosses(o, l):
 			case o.Near:
 				left -= max(grants[j].Bandwidth, mib)
-			case !grants[j].Short && !o.Behind && o.Rank >= s.Rank:
+			case !grants[j].Short && !o.Behind && (o.Rank >= s.Rank || o.Slowed):
 				left -= max(min(o.Need, o.Cap/mib*mib), mib)
 			default:
 				left -= mib

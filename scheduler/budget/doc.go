@@ -17,7 +17,7 @@
 // # What is fair
 //
 // Every stream has 1 MiB/s, the least that libvirt takes. One that is about to switch over has all that its
-// links give. Then needs are met: the least rate by which its promise can be kept, each whole or not at all, in
+// links give, but for what streams need whose guests are slowed: those lose work for as long as it takes. Then needs are met: the least rate by which its promise can be kept, each whole or not at all, in
 // order of rank (evacuation before drain before rebalance, a person's order before automation), then of age.
 // What is left is divided among those whose needs are met, and what they leave among the others, each time
 // by weighted max-min fairness: no stream below its cap could have more without taking from one that, for
@@ -27,7 +27,8 @@
 //
 // The start of a migration takes a second or two in which it sends nothing. So one more than may be sent at once out
 // of a host, or into one, is prepared when a stream in front of it may end soon: by its present pass, or by what was
-// forecast of it. It has the least, 1 MiB/s, until the one in front is over, and all then.
+// forecast of it. It has the least, 1 MiB/s, until the one in front is over, and all then. Copies of disks keep the rate that
+// they begin with: what copies disks is not prepared so, but begins with its whole part.
 //
 // # Soundness
 //

@@ -75,7 +75,7 @@ func newModel(in Input) *model {
 	for _, f := range m.flows {
 		out[f.m.Source]++
 		arriving[f.m.Target]++
-		f.Behind = m.outOf(f.m.Migration) < out[f.m.Source] || m.into() < arriving[f.m.Target]
+		f.Behind = m.outOf(f.m.Migration) < out[f.m.Source] || m.into() < arriving[f.m.Target] || f.prepared()
 		if f.Behind {
 			out[f.m.Source]--
 			arriving[f.m.Target]--
@@ -83,6 +83,13 @@ func newModel(in Input) *model {
 	}
 	return m
 }
+
+// prepared reports whether the stream has had no more by now than what it was prepared with.
+func (f *flow) prepared() bool {
+	return !f.pinned && f.share.Serial == 1 && f.share.Limit == whilePrepared
+}
+
+const whilePrepared = "prepared: another is being sent"
 
 // outOf and into are how many streams may leave the migration's source, and come to a host.
 func (m *model) outOf(rec precopy.Migration) int {
@@ -123,7 +130,7 @@ func (m *model) flow(rec precopy.Stored) *flow {
 		f.Cap, f.Need, f.Rank = hold, hold, pinnedRank
 		return f
 	}
-	f.Near = m.Memory.near(f, m.Now)
+	f.Near, f.Slowed = m.Memory.near(f, m.Now), f.progress != nil && f.progress.Throttle > 0
 	return f
 }
 
