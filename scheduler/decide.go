@@ -383,7 +383,7 @@ func (p *pass) choose(m precopy.Stored, r feasible.Request, targets []string, re
 			continue
 		}
 		in := forecastInput(p.Fleet, r.Domain, t, promise, r.CopyStorage, res.Profile, p.Now)
-		in.Bandwidth = p.budget.Bandwidth(m.Source, t)
+		in.Bandwidth = p.budget.Alone(m.Source, t)
 		f := forecast.Of(in)
 		if b := HopelessBlocker(f, promise); b != nil {
 			refused[t] = []hypervisor.Blocker{*b}

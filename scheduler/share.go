@@ -45,7 +45,7 @@ func (p *pass) divide() {
 func (p *pass) admitted(m precopy.Stored, r request, target string, f forecast.Forecast) (budget.Verdict, bool) {
 	v := p.budget.Admit(budget.Candidate{
 		Migration: m, Target: target, Behind: r.behind,
-		Need: need(r.input, f, p.budget.Bandwidth(m.Source, target)),
+		Need: need(r.input, f, p.budget.Alone(m.Source, target)),
 	})
 	if !v.OK && v.Reason != "" {
 		p.waitUntil(m, v.Reason, v.Until)

@@ -136,6 +136,7 @@ type Controller struct {
 	allowed hypervisor.BytesPerSecond // what the stream may use now
 	alone   hypervisor.BytesPerSecond // the most that it could be if nobody else used the links
 	waited  time.Duration             // by which it took longer for using less than that
+	slower  time.Duration             // by which it took longer for using less than was ordered
 	ends    time.Duration             // Elapsed by which it is expected to be over; 0 while that is not in sight
 	need    hypervisor.BytesPerSecond
 	// hopeless says that even all of the bandwidth is not what it needs.
@@ -253,8 +254,13 @@ func (c *Controller) budget() time.Duration {
 	if c.start.Budget > 0 {
 		return c.start.Budget
 	}
-	b := forecast.Budget(c.alone, max(c.start.Memory, c.prev.MemTotal), c.disks)
-	return b + min(c.waited, math.MaxInt64-b)
+	// By what could be had alone at present, or by the whole cap and the time in which it had less: what it could have may grow,
+	// as when a window of the policy ends, and what was in time until then is not late because of that.
+	of := func(b hypervisor.BytesPerSecond, waited time.Duration) time.Duration {
+		whole := forecast.Budget(b, max(c.start.Memory, c.prev.MemTotal), c.disks)
+		return whole + min(waited, math.MaxInt64-whole)
+	}
+	return max(of(c.alone, c.waited), of(c.start.Bandwidth, c.slower))
 }
 
 // Step implements Tuner. Call it at every poll; it judges when a pass begins.

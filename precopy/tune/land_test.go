@@ -267,3 +267,20 @@ func TestWaitingIsNotLate(t *testing.T) {
 		t.Errorf("slowed after %s, pause limit %s: want it slowed once it has the link, and no longer pause", l.slowed, l.c.Limit())
 	}
 }
+
+// TestGrownBudgetIsKept: a migration that could have but a part of the link for a long time, and then all of it, is not late for
+// that.
+func TestGrownBudgetIsKept(t *testing.T) {
+	l := newLanding(0, func(s *tune.Start) { s.Bandwidth = 10 * carried })
+	for l.r.Elapsed < 500*time.Second {
+		speed := carried / 10
+		l.c.Allow(speed, speed)
+		if l.r.Elapsed > 490*time.Second {
+			speed = carried
+			l.c.Allow(10*carried, 10*carried)
+		}
+		if d, _ := l.step(speed, func(size hypervisor.Bytes) hypervisor.Bytes { return size }); d.Action == tune.Abort && d.Reason == tune.OverBudget {
+			t.Fatalf("after %s: %s", l.r.Elapsed, d.Text)
+		}
+	}
+}

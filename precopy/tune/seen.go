@@ -29,6 +29,9 @@ func (c *Controller) note(r Reading) {
 	if c.allowed < c.alone {
 		c.waited += time.Duration((1 - float64(c.allowed)/float64(c.alone)) * float64(step))
 	}
+	if c.allowed < c.start.Bandwidth {
+		c.slower += time.Duration((1 - float64(c.allowed)/float64(c.start.Bandwidth)) * float64(step))
+	}
 	c.least = min(c.least, share)
 	if r.Least > 0 && r.Least < 1 {
 		c.possible = r.Least

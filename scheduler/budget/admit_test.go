@@ -182,3 +182,23 @@ func TestLimitWithoutSharing(t *testing.T) {
 		t.Errorf("%s, the policy allows 20 MiB/s", got)
 	}
 }
+
+// What a migration is forecast for is what the links on its way could carry of it, not only those of its hosts.
+func TestAlone(t *testing.T) {
+	s := fleetOf(2, func(int) hypervisor.BytesPerSecond { return link400 })
+	running(s, "m0001", "h0", "h1", 10*mib, 0)
+	n := policy.Network{}
+	in := Input{Fleet: s, Outgoing: 2, Incoming: 2, Now: t0}
+	if a := New(in); a.Alone("h0", "h1") != a.Bandwidth("h0", "h1") {
+		t.Errorf("%s of %s: others do not count", a.Alone("h0", "h1"), a.Bandwidth("h0", "h1"))
+	}
+	n.Limits.Fleet = policy.Rate(12 * mib)
+	in.Network = n
+	if got := New(in).Alone("h0", "h1"); got != 12*mib {
+		t.Errorf("%s, the fleet may send 12 MiB/s", got)
+	}
+	in.Network.Sharing = policy.SharingNone
+	if got := New(in).Alone("h0", "h1"); got != link400 {
+		t.Errorf("%s, nobody is limited", got)
+	}
+}

@@ -152,6 +152,15 @@ func (a *Arbiter) Bandwidth(source, target string) hypervisor.BytesPerSecond {
 	return a.between(source, target)
 }
 
+// Alone is what a stream between two hosts could have if nobody else used its links: what its migration is forecast for.
+func (a *Arbiter) Alone(source, target string) hypervisor.BytesPerSecond {
+	most := a.Bandwidth(source, target)
+	if !a.lively() {
+		return most
+	}
+	return max(a.least(most, a.path(source, target)), unit)
+}
+
 // Blocked says why a migration between two hosts has to wait for one that asked before it; empty when it has
 // not.
 func (a *Arbiter) Blocked(source, target string) string {
@@ -210,7 +219,7 @@ func (a *Arbiter) Admit(c Candidate) Verdict {
 	g := grants[len(grants)-1]
 	free, tightest := a.free(f)
 	share := min(g.Bandwidth, free/unit*unit)
-	if share < unit || whole && share < g.Bandwidth {
+	if share < unit || whole && share < g.Bandwidth/4*3 {
 		// The others have to make room first.
 		a.pending = append(a.pending, f)
 		a.waiting[tightest] = f.m.Domain

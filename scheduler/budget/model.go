@@ -256,11 +256,15 @@ func (m *model) link(l Link) int {
 
 // alone is the most that a stream could have if nobody else used its links.
 func (m *model) alone(s Stream) hypervisor.BytesPerSecond {
-	most := s.Cap
-	for _, i := range s.Links {
-		most = min(most, m.links[i].empty())
+	return max(m.least(s.Cap, s.Links)/unit*unit, unit)
+}
+
+// least is what the links leave of a rate while they are empty of all else.
+func (m *model) least(rate hypervisor.BytesPerSecond, links []int) hypervisor.BytesPerSecond {
+	for _, i := range links {
+		rate = min(rate, m.links[i].empty())
 	}
-	return max(most/unit*unit, unit)
+	return rate
 }
 
 // empty is what migrations may take of the link while it is empty of all else.

@@ -98,15 +98,6 @@ func (l *Lab) startDrain(t *testing.T, hosts []string, flags ...string) string {
 	return strings.TrimSpace(r.Stdout)
 }
 
-// open opens all hosts and brings nothing back.
-func (l *Lab) open(t *testing.T) {
-	t.Helper()
-	if out := l.MustDrover(t, "host", "list", "-o", "json").Stdout; strings.Contains(out, fleet.RunHolder) {
-		l.MustDrover(t, append([]string{"host", "restore", "--none", "--wait"}, l.Hosts...)...)
-	}
-	l.Ready(t)
-}
-
 // small starts guests of 112 to 128 MiB on kvm1; every third writes all the time.
 func small(t *testing.T, l *Lab, n int) []string {
 	t.Helper()
@@ -292,7 +283,7 @@ func TestDrainKilled(t *testing.T) {
 					t.Errorf("%s was moved %d times by one drain", g, k)
 				}
 			}
-			l.Ready(t)
+			l.open(t)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drover/precopy"
+	"drover/scheduler/fleet"
 )
 
 // hosts is the lab that all tests of one run share.
@@ -50,13 +51,22 @@ func labCPUs() float64 {
 func begin(t *testing.T, rate string) *Lab {
 	t.Helper()
 	hosts.Do(t, "shape", "all", rate)
-	hosts.Ready(t)
+	hosts.open(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			hosts.Logs(t)
 		}
 	})
 	return hosts
+}
+
+// open opens the hosts that a drain has left closed, brings nothing back, and waits until all may take part.
+func (l *Lab) open(t *testing.T) {
+	t.Helper()
+	if out := l.MustDrover(t, "host", "list", "-o", "json").Stdout; strings.Contains(out, fleet.RunHolder) {
+		l.MustDrover(t, append([]string{"host", "restore", "--none", "--wait"}, l.Hosts...)...)
+	}
+	l.Ready(t)
 }
 
 // busy are the flags of a guest that takes some seconds to move over a slow link.
