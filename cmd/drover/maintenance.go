@@ -163,7 +163,7 @@ func (s *session) showCalendar(r fleet.Run) error {
 			}
 			t.Add(h.Host, stamp(h.Start), stamp(h.End), latest, fmt.Sprint(h.Moves), note)
 		}
-		if n := len(r.Roll.Rolled); n > 0 && len(r.Blocked) == 0 {
+		if n := len(r.Roll.Rolled); n > 0 && len(r.Blocked) == 0 && r.Outlook != nil {
 			s.note("%s of %s on %s; done by %s, as far as the forecasts are right", plural(r.Roll.Moves, "move"), plural(r.Roll.VMs, "VM"), plural(n, "host"), stamp(r.Outlook.End))
 			if l := r.Roll.Rolled[0].Latest; l != nil {
 				s.note("latest start: %s", stamp(*l))

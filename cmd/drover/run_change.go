@@ -26,10 +26,12 @@ func cancelRun(ctx context.Context, s *session) error {
 			return fmt.Errorf("run %s is over already: %s (drover host restore opens its hosts)", r.ID, r.Phase)
 		}
 		now := time.Now().UTC()
-		r.Cancel = &fleet.RunCancel{
-			By: s.actor, At: now, Reason: s.cli.String("reason"),
-			Abort: s.cli.Bool("abort"), Uncordon: s.cli.Bool("uncordon"),
+		cancel := fleet.RunCancel{By: s.actor, At: now, Reason: s.cli.String("reason")}
+		if r.Cancel != nil {
+			cancel = *r.Cancel // once more, for more than before
 		}
+		cancel.Abort, cancel.Uncordon = cancel.Abort || s.cli.Bool("abort"), cancel.Uncordon || s.cli.Bool("uncordon")
+		r.Cancel = &cancel
 		if r.Phase == fleet.RunRequested { // no scheduler has looked at it
 			r.Phase, r.Finished, r.Reason = fleet.RunCancelled, &now, "cancelled by "+s.actor+" before it began"
 		}

@@ -177,14 +177,16 @@ func (s *step) fault(i int, t fleet.RunTry) {
 	if n > keptTries {
 		m.Tries = m.Tries[n-keptTries:]
 	}
-	if s.r.OnBlocked != fleet.BlockedWait && n >= maxTries || s.r.Kind == fleet.RunRebalance {
-		if s.r.ShutDown && !slices.ContainsFunc(m.Tries, func(t fleet.RunTry) bool { return !t.Unfit }) {
+	// Those for which there was no target say nothing of the VM.
+	real := slices.DeleteFunc(slices.Clone(m.Tries), func(t fleet.RunTry) bool { return t.To == "" })
+	if s.r.OnBlocked != fleet.BlockedWait && len(real) >= maxTries || s.r.Kind == fleet.RunRebalance {
+		if s.r.ShutDown && !slices.ContainsFunc(real, func(t fleet.RunTry) bool { return !t.Unfit }) {
 			s.giveUp(i, hypervisor.Blocker{Code: hypervisor.BlockerCode(t.Code), Detail: t.Reason, Remedy: "drover vm check " + m.VM + " shows what each host says"})
 			return
 		}
 		s.giveUp(i, hypervisor.Blocker{
 			Code:   GaveUp,
-			Detail: fmt.Sprintf("tried %d times; last to %s: %s [%s]", n, t.To, t.Reason, t.Code),
+			Detail: fmt.Sprintf("tried %d times; last to %s: %s [%s]", len(real), t.To, t.Reason, t.Code),
 			Remedy: "drover vm check " + m.VM + " shows what each host says",
 		})
 		return

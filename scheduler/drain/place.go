@@ -29,7 +29,8 @@ func (s *step) plan() {
 	wanted := map[hypervisor.DomainID]int{} // index of the move
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
-		if m.State != fleet.MovePlanned || m.To != "" || m.NotBefore != nil && s.Now.Before(*m.NotBefore) || s.where.at[m.UUID] != m.From {
+		if m.State != fleet.MovePlanned || m.To != "" || m.NotBefore != nil && s.Now.Before(*m.NotBefore) || s.where.at[m.UUID] != m.From ||
+			s.where.moving[m.UUID] != "" { // somebody else moves it: where it lands is seen then
 			continue
 		}
 		if b := feasible.Source(s.Fleet, feasible.Request{Domain: s.where.domain[m.UUID]}); len(b) > 0 {
@@ -108,12 +109,31 @@ func (s *step) tight(t table, p *balance.Plan) *hypervisor.Blocker {
 	}
 }
 
+// awayTries is how often a move is planned anew that has no target while a host is away: for half a minute, as long as
+// migrations wait for one.
+const awayTries = 5
+
+// away reports whether a host that would take VMs is not up.
+func (s *step) away() bool {
+	for _, h := range s.Fleet.Hosts {
+		if !slices.Contains(s.r.Hosts, h.Name) && !shut(s.Fleet, h) && feasible.Up(s.Fleet, h) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // bar blocks a move that can't be planned.
 func (s *step) bar(i int, b hypervisor.Blocker) {
 	m := &s.r.Moves[i]
 	s.block(*m, b)
 	m.Reason = b.Detail
 	switch {
+	case s.r.Phase != fleet.RunRequested && b.Code == NoTarget && len(m.Tries) < awayTries && s.away():
+		// A host whose agent starts anew has room again in a moment.
+		m.Tries = append(slices.Clone(m.Tries), fleet.RunTry{Code: string(b.Code), Reason: b.Detail})
+		s.retry(m, len(m.Tries))
+		return
 	case s.r.ShutDown && s.r.OnBlocked != fleet.BlockedWait:
 		s.giveUp(i, b)
 		return
@@ -238,11 +258,12 @@ func (s *step) vm(t table, d fleet.Domain, at int, going string) balance.VM {
 	if d.Load.Dirty != nil {
 		v.Dirty = d.Load.Dirty.Rate
 	}
-	if to, known := t.hosts[going]; known && to != at {
+	i, must := t.wanted[d.Facts.ID]
+	// What another run only plans to move, this one may have to.
+	if to, known := t.hosts[going]; known && to != at && (!must || s.where.moving[d.Facts.ID] != "") {
 		v.Moving, v.Target = true, to
 		return v
 	}
-	i, must := t.wanted[d.Facts.ID]
 	v.Pinned = !must && (!t.room || !s.mayBeMoved(t, d, at))
 	if !v.Pinned {
 		v.Avoid = s.unfit(t, d, at)

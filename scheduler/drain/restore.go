@@ -30,7 +30,8 @@ func (s *step) mayOpen() string {
 	return ""
 }
 
-// stale are the cordons on a restore's hosts that belong to runs that are over.
+// stale are the cordons on a restore's hosts that belong to runs that were over when it began: a later drain's is not its to
+// take. Both times are leaders'.
 func (s *step) stale() []Cordon {
 	var out []Cordon
 	for _, name := range s.r.Hosts {
@@ -40,7 +41,7 @@ func (s *step) stale() []Cordon {
 		}
 		for _, c := range h.Record.Cordons {
 			id, isRun := strings.CutPrefix(c.Holder, fleet.RunHolder)
-			if r, there := s.Fleet.Runs[id]; isRun && (!there || r.Phase.Final()) {
+			if r, there := s.Fleet.Runs[id]; isRun && (!there || r.Phase.Final() && (r.Finished == nil || s.r.Started == nil || !r.Finished.After(*s.r.Started))) {
 				out = append(out, Cordon{Host: name, Cordon: c, Off: true})
 			}
 		}
@@ -61,7 +62,7 @@ type Origin struct {
 const crowded = 0.8
 
 // Origins are the VMs that the hosts' drains moved away and that belong there, in order of name: those still
-// where the last of these drains put them, and not moved by a person since.
+// where the last of these drains put them, and not moved by anybody else since.
 func Origins(s *fleet.Snapshot, hosts []string) []Origin {
 	return origins(s, locate(s, nil), hosts)
 }
@@ -100,10 +101,10 @@ func last(moves []fleet.RunMove, id hypervisor.DomainID) fleet.RunMove {
 	return fleet.RunMove{}
 }
 
-// movedSince reports whether a migration that belongs to no run has moved the VM after the run did.
+// movedSince reports whether another migration has moved the VM after the run did: a person's, or one that was worth it.
 func movedSince(s *fleet.Snapshot, put fleet.RunMove) bool {
 	for _, m := range s.Migrations {
-		if m.UUID == put.UUID && m.Phase == precopy.Done && m.Run == "" && m.Finished != nil && put.Ended != nil && m.Finished.After(*put.Ended) {
+		if m.UUID == put.UUID && m.Phase == precopy.Done && m.ID != put.Migration && m.Finished != nil && put.Ended != nil && m.Finished.After(*put.Ended) {
 			return true
 		}
 	}

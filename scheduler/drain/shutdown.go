@@ -33,11 +33,14 @@ func (s *step) shutDown() {
 		if m.State != fleet.MoveShutting || h == nil || feasible.Up(s.Fleet, h) != nil {
 			continue // nobody knows whether it still runs
 		}
+		if s.where.moving[m.UUID] != "" {
+			continue // somebody moves it after all
+		}
 		switch {
-		case s.where.at[m.UUID] != m.From && s.where.moving[m.UUID] == "":
+		case s.where.at[m.UUID] != m.From:
 			s.unblock(m.UUID)
-			if m.Began == nil {
-				m.State, m.Reason = fleet.MoveLeft, "it no longer runs on "+m.From
+			if at := s.where.at[m.UUID]; m.Began == nil || at != "" {
+				m.State, m.Ended, m.NotBefore, m.Reason = fleet.MoveLeft, &s.Now, nil, "it no longer runs on "+m.From
 				continue
 			}
 			m.State, m.Ended, m.NotBefore = fleet.MoveOff, &s.Now, nil

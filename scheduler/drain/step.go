@@ -110,10 +110,14 @@ func Step(in Input) (fleet.Run, []Request) {
 // obey has a run cancelled whose maintenance is, or is over.
 func (s *step) obey() {
 	parent, there := s.Fleet.Runs[s.r.Parent]
-	if s.r.Parent == "" || !there || s.r.Cancel != nil {
-		return
-	}
 	switch {
+	case s.r.Parent == "" || !there:
+	case s.r.Cancel != nil && parent.Cancel != nil:
+		if c := *s.r.Cancel; parent.Cancel.Abort && !c.Abort || parent.Cancel.Uncordon && !c.Uncordon {
+			c.Abort, c.Uncordon = c.Abort || parent.Cancel.Abort, c.Uncordon || parent.Cancel.Uncordon
+			s.r.Cancel = &c
+		}
+	case s.r.Cancel != nil:
 	case parent.Cancel != nil:
 		c := *parent.Cancel
 		s.r.Cancel = &c
@@ -401,8 +405,12 @@ func (s *step) finish() {
 	moved, off, stay := 0, 0, []string{}
 	for i := range s.r.Moves {
 		m := &s.r.Moves[i]
-		if late && s.r.OnBlocked == fleet.BlockedWait && m.State == fleet.MovePlanned && s.isBlocked(m.UUID) {
-			m.State, m.Reason = fleet.MoveStays, "the deadline came first"
+		if late && s.r.OnBlocked == fleet.BlockedWait && m.State == fleet.MovePlanned && (s.isBlocked(m.UUID) || len(m.Tries) > 0) {
+			m.State, m.NotBefore = fleet.MoveStays, nil
+			if n := len(m.Tries); n > 0 && !s.isBlocked(m.UUID) {
+				s.block(*m, hypervisor.Blocker{Code: hypervisor.BlockerCode(m.Tries[n-1].Code), Detail: m.Tries[n-1].Reason})
+			}
+			m.Reason = "the deadline came first"
 		}
 		switch {
 		case !m.State.Final():

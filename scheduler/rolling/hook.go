@@ -38,6 +38,13 @@ func (s *step) hooks(h *fleet.RolledHost) {
 	hook := s.roll.Hooks[n]
 	last := len(h.Hooks) - 1
 	if last < 0 || h.Hooks[last].Result != nil || h.Hooks[last].Name != hook.Name {
+		if host := s.Fleet.Hosts[h.Host]; host != nil && (!holds(host, fleet.RunHolder+h.Drain) || runsAny(host)) {
+			// Somebody opened it meanwhile, as to bring its VMs back after a hook failed, or started one there: they have to
+			// leave first.
+			h.Drain = ""
+			s.to(h, fleet.RollWaiting)
+			return
+		}
 		if s.r.Cancel == nil {
 			s.attempt(h, hook, false)
 		}
@@ -55,6 +62,11 @@ func (s *step) hooks(h *fleet.RolledHost) {
 	if r.Failed() {
 		s.fail(h, fmt.Sprintf("hook %s: %s", hook.Name, failure(*r)))
 	}
+}
+
+// runsAny reports whether a VM runs on the host, as far as it says.
+func runsAny(h *fleet.Host) bool {
+	return slices.ContainsFunc(h.Domains(), func(d fleet.Domain) bool { return d.Running() })
 }
 
 // attempt notes that a hook is to be run: it is asked for when that is written.
@@ -76,7 +88,7 @@ func (s *step) result(h *fleet.RolledHost, hook fleet.Hook, run *fleet.HookRun) 
 	limit := time.Duration(hook.Timeout + hook.Grace)
 	result, begun := s.Hooks[run.Attempt]
 	lost := begun && result != nil && result.Lost && (!hook.Away || result.Unasked) && s.Now.Sub(run.Began) < limit+lostGrace
-	if !begun && s.r.Cancel != nil {
+	if (!begun || lost) && s.r.Cancel != nil {
 		return nil
 	}
 	if !begun || lost {

@@ -2,6 +2,7 @@ package rolling
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -33,6 +34,9 @@ func (s *step) fail(h *fleet.RolledHost, why string) {
 
 // advance takes a host on that is out of service.
 func (s *step) advance(h *fleet.RolledHost) {
+	if h.Since == nil {
+		h.Since = &s.Now
+	}
 	switch h.State {
 	case fleet.RollDraining:
 		s.draining(h)
@@ -145,7 +149,10 @@ func versionText(v uint32) string {
 func (s *step) restoring(h *fleet.RolledHost) {
 	moved := s.movedOff(h)
 	host := s.Fleet.Hosts[h.Host]
-	if !s.roll.Return || len(moved) == 0 || host == nil || s.othersHold(host, h.Drain) {
+	if s.r.Cancel != nil && h.Restore == "" {
+		return // whether its host is opened is the cancel's to say
+	}
+	if h.Restore == "" && (!s.roll.Return || len(moved) == 0 || host == nil || s.othersHold(host, h.Drain)) {
 		if s.uncordon(*h) {
 			return
 		}
@@ -202,12 +209,18 @@ func (s *step) done(h *fleet.RolledHost, note string) {
 	h.Ended, h.Reason = &s.Now, note
 }
 
-// movedOff are the VMs that the host's drain has moved away.
+// movedOff are the VMs that the host's drains have moved away: the present one, and those before it that failed.
 func (s *step) movedOff(h *fleet.RolledHost) []hypervisor.DomainID {
 	var out []hypervisor.DomainID
-	for _, m := range s.Fleet.Runs[h.Drain].Moves {
-		if m.State == fleet.MoveMoved && m.From == h.Host && !slices.Contains(out, m.UUID) {
-			out = append(out, m.UUID)
+	for _, id := range slices.Sorted(maps.Keys(s.Fleet.Runs)) {
+		r := s.Fleet.Runs[id]
+		if id != h.Drain && (r.Parent != s.r.ID || r.Kind != fleet.RunDrain) {
+			continue
+		}
+		for _, m := range r.Moves {
+			if m.State == fleet.MoveMoved && m.From == h.Host && !slices.Contains(out, m.UUID) {
+				out = append(out, m.UUID)
+			}
 		}
 	}
 	return out
@@ -215,7 +228,7 @@ func (s *step) movedOff(h *fleet.RolledHost) []hypervisor.DomainID {
 
 // othersHold reports whether somebody else keeps the host closed.
 func (s *step) othersHold(h *fleet.Host, drain string) bool {
-	return slices.ContainsFunc(h.Record.Cordons, func(c fleet.Cordon) bool { return c.Holder != fleet.RunHolder+drain })
+	return slices.ContainsFunc(h.Record.Cordons, func(c fleet.Cordon) bool { return !s.own(c, drain) })
 }
 
 // busy reports whether anything is under way for a host.
@@ -226,8 +239,17 @@ func (s *step) busy(h *fleet.RolledHost) bool {
 		}
 	}
 	if n := len(h.Hooks); n > 0 && h.Hooks[n-1].Result == nil {
-		result, begun := s.Hooks[h.Hooks[n-1].Attempt]
-		return begun && result == nil
+		run := h.Hooks[n-1]
+		result, begun := s.Hooks[run.Attempt]
+		switch {
+		case begun && result == nil:
+			return true
+		case begun && !result.Lost || run.Probe:
+			return false
+		}
+		// It may have been begun by a leader before, and nobody asks again: until its time is over.
+		i := slices.IndexFunc(s.roll.Hooks, func(hook fleet.Hook) bool { return hook.Name == run.Name })
+		return i >= 0 && s.Now.Before(run.Began.Add(time.Duration(s.roll.Hooks[i].Timeout+s.roll.Hooks[i].Grace)+lostGrace))
 	}
 	return false
 }

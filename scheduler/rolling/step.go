@@ -144,7 +144,8 @@ func (s *step) faults() string {
 			return "no host is called " + name
 		}
 		for _, other := range s.Fleet.UnfinishedRuns() {
-			if other.ID != s.r.ID && other.Kind == fleet.RunMaintenance && slices.Contains(other.Hosts, name) {
+			first := other.Phase != fleet.RunRequested || other.ID < s.r.ID
+			if other.ID != s.r.ID && first && other.Kind == fleet.RunMaintenance && slices.Contains(other.Hosts, name) {
 				return fmt.Sprintf("%s is part of maintenance %s already (drover run cancel %s)", name, other.ID, other.ID)
 			}
 		}
@@ -361,15 +362,27 @@ func (s *step) stop() {
 	}
 }
 
-// uncordon asks for the end of the cordon that the host's drain has left; false when there is none.
+// uncordon asks for the end of the cordons that the host's drains have left; false when there is none.
 func (s *step) uncordon(h fleet.RolledHost) bool {
-	holder := fleet.RunHolder + h.Drain
 	host := s.Fleet.Hosts[h.Host]
-	if h.Drain == "" || host == nil || !holds(host, holder) {
+	if host == nil {
 		return false
 	}
-	s.request(Request{Cordon: &drain.Cordon{Host: h.Host, Cordon: fleet.Cordon{Holder: holder}, Off: true}})
-	return true
+	left := false
+	for _, c := range host.Record.Cordons {
+		if s.own(c, h.Drain) {
+			left = true
+			s.request(Request{Cordon: &drain.Cordon{Host: h.Host, Cordon: fleet.Cordon{Holder: c.Holder}, Off: true}})
+		}
+	}
+	return left
+}
+
+// own reports whether a cordon is that of the host's present drain, or of an earlier one of this maintenance, which failed.
+func (s *step) own(c fleet.Cordon, present string) bool {
+	id, isRun := strings.CutPrefix(c.Holder, fleet.RunHolder)
+	r, there := s.Fleet.Runs[id]
+	return isRun && id != "" && (id == present || there && r.Parent == s.r.ID && r.Phase.Final())
 }
 
 func holds(h *fleet.Host, holder string) bool {
@@ -398,7 +411,7 @@ func Resume(r *fleet.Run, skip []string, now time.Time) error {
 		if h.State != fleet.RollFailed {
 			continue
 		}
-		h.State, h.Reason, h.Since = h.At, "", &now
+		h.State, h.Reason, h.Since = h.At, "", nil // from when on, the leader's clock says
 		switch h.At {
 		case fleet.RollDraining:
 			h.State, h.Drain = fleet.RollWaiting, ""
