@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -413,11 +414,11 @@ func TestDrainBlocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.MustDrover(t, "policy", "apply", file)
-	t.Cleanup(func() {
-		if err := os.WriteFile(file, []byte("schema: 1\n"), 0o600); err == nil {
-			l.MustDrover(t, "policy", "apply", file)
-		}
-	})
+	without := filepath.Join(t.TempDir(), "without.yaml")
+	if err := os.WriteFile(without, []byte("schema: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Drover(context.Background(), "policy", "apply", without) })
 	l.MustDrover(t, "vm", "set", "small05", "--pinned")
 	time.Sleep(3 * time.Second)
 	r := l.Drover(t.Context(), "host", "drain", "kvm1")
@@ -452,5 +453,10 @@ func TestDrainBlocked(t *testing.T) {
 	}
 	settled(t, l, append(slices.Clone(guests), "local"))
 	l.MustDrover(t, "vm", "set", "small05", "--pinned=false")
+	// Two of the three that are to be kept apart came from the host that the third is still on.
+	if r = l.Drover(t.Context(), "host", "restore", "kvm1", "--wait"); r.Code != 3 || !strings.Contains(r.Stderr, "keeps it apart from") {
+		t.Errorf("want a part brought home: %s", r)
+	}
+	l.MustDrover(t, "policy", "apply", without)
 	l.MustDrover(t, "host", "restore", "kvm1", "--wait")
 }
