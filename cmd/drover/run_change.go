@@ -30,8 +30,7 @@ func cancelRun(ctx context.Context, s *session) error {
 		if r.Cancel != nil {
 			cancel = *r.Cancel // once more, for more than before
 		}
-		cancel.Abort, cancel.Uncordon = cancel.Abort || s.cli.Bool("abort"), cancel.Uncordon || s.cli.Bool("uncordon")
-		r.Cancel = &cancel
+		r.Cancel = cancel.With(s.cli.Bool("abort"), s.cli.Bool("uncordon"))
 		if r.Phase == fleet.RunRequested { // no scheduler has looked at it
 			r.Phase, r.Finished, r.Reason = fleet.RunCancelled, &now, "cancelled by "+s.actor+" before it began"
 		}

@@ -45,5 +45,5 @@
 // link is over-full; all of one pass are one transaction, and there are at most seven of these in a second.
 //
 // The rooms: divide.go (the division), model.go (links and streams of a snapshot), tenants.go (their
-// traffic), arbiter.go (admission, and which shares to write), show.go (what people see).
+// traffic), arbiter.go (admission), writes.go (which shares to change), show.go (what people see).
 package budget

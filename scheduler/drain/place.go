@@ -128,12 +128,10 @@ func (s *step) bar(i int, b hypervisor.Blocker) {
 	m := &s.r.Moves[i]
 	s.block(*m, b)
 	m.Reason = b.Detail
+	// A host whose agent starts anew has room again in a moment.
+	soon := s.r.Phase != fleet.RunRequested && b.Code == NoTarget && len(m.Tries) < awayTries && s.away()
 	switch {
-	case s.r.Phase != fleet.RunRequested && b.Code == NoTarget && len(m.Tries) < awayTries && s.away():
-		// A host whose agent starts anew has room again in a moment.
-		m.Tries = append(slices.Clone(m.Tries), fleet.RunTry{Code: string(b.Code), Reason: b.Detail})
-		s.retry(m, len(m.Tries))
-		return
+	case soon:
 	case s.r.ShutDown && s.r.OnBlocked != fleet.BlockedWait:
 		s.giveUp(i, b)
 		return
@@ -147,7 +145,7 @@ func (s *step) bar(i int, b hypervisor.Blocker) {
 	m.Tries = append(slices.Clone(m.Tries), fleet.RunTry{Code: string(b.Code), Reason: b.Detail})
 	n := len(m.Tries)
 	m.Tries = m.Tries[max(n-keptTries, 0):]
-	if s.r.OnBlocked != fleet.BlockedWait && n >= maxTries {
+	if !soon && s.r.OnBlocked != fleet.BlockedWait && n >= maxTries {
 		s.giveUp(i, b)
 		return
 	}

@@ -36,10 +36,10 @@ func (s *step) shutDown() {
 		if s.where.moving[m.UUID] != "" {
 			continue // somebody moves it after all
 		}
-		switch {
-		case s.where.at[m.UUID] != m.From:
+		switch at := s.where.at[m.UUID]; {
+		case at != m.From:
 			s.unblock(m.UUID)
-			if at := s.where.at[m.UUID]; m.Began == nil || at != "" {
+			if m.Began == nil || at != "" {
 				m.State, m.Ended, m.NotBefore, m.Reason = fleet.MoveLeft, &s.Now, nil, "it no longer runs on "+m.From
 				continue
 			}

@@ -113,10 +113,7 @@ func (s *step) obey() {
 	switch {
 	case s.r.Parent == "" || !there:
 	case s.r.Cancel != nil && parent.Cancel != nil:
-		if c := *s.r.Cancel; parent.Cancel.Abort && !c.Abort || parent.Cancel.Uncordon && !c.Uncordon {
-			c.Abort, c.Uncordon = c.Abort || parent.Cancel.Abort, c.Uncordon || parent.Cancel.Uncordon
-			s.r.Cancel = &c
-		}
+		s.r.Cancel = s.r.Cancel.With(parent.Cancel.Abort, parent.Cancel.Uncordon)
 	case s.r.Cancel != nil:
 	case parent.Cancel != nil:
 		c := *parent.Cancel

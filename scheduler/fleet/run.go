@@ -115,6 +115,12 @@ type RunCancel struct {
 	Uncordon bool `json:"uncordon,omitempty"`
 }
 
+// With is the cancel that asks for more than before: who asked first, and when, stays.
+func (c RunCancel) With(abort, uncordon bool) *RunCancel {
+	c.Abort, c.Uncordon = c.Abort || abort, c.Uncordon || uncordon
+	return &c
+}
+
 // MoveState is where a move of a run stands.
 type MoveState string
 
